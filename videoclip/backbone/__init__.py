@@ -1,0 +1,62 @@
+"""The CLIP towers behind one small interface; ``openclip`` holds the implementation on open_clip."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from videoclip.features import TextFeatures
+from videoclip.video.preprocess import Preprocess
+
+
+class Backbone(Protocol):
+    """What a pair of CLIP towers must offer; bring your own if open_clip does not have it.
+
+    Attributes:
+        width: D, the joint embedding width.
+        preprocess: the image transform; clips (T, H, W, 3) uint8 -> (T, 3, S, S) uint8.
+        fingerprint: hash of weights and preprocessing as loaded; features of unequal fingerprints must not mix.
+        spec: name and pretrained tag that load the same backbone again.
+        initial_logit_scale: the natural logarithm of the trained temperature's inverse.
+    """
+
+    width: int
+    preprocess: Preprocess
+    fingerprint: str
+    spec: dict[str, str | None]
+    initial_logit_scale: float
+
+    @property
+    def image_tower(self) -> nn.Module:
+        """The image side's parameters."""
+
+    @property
+    def text_tower(self) -> nn.Module:
+        """The text side's parameters."""
+
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        """(N, 3, S, S) uint8, or float already normalised -> (N, D), not normalised."""
+
+    def encode_text(self, tokens: Tensor, words: bool = False) -> TextFeatures:
+        """(Q, L) token ids -> sentence (Q, D), and with ``words`` also words (Q, L, D) and mask (Q, L)."""
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """Q texts -> (Q, L) token ids; longer texts are cut."""
+
+
+def create_backbone(name: str = "tiny", pretrained: str | None = None) -> Backbone:
+    """Load a backbone.
+
+    Args:
+        name: ``tiny`` (shipped with the package), an open_clip architecture such as ``ViT-B-32-quickgelu``,
+            ``hf-hub:org/model``, or a folder with ``open_clip_config.json`` and weights.
+        pretrained: an open_clip tag such as ``openai``, or a file of weights; only with an architecture.
+
+    Raises:
+        BackboneError: the name or tag is unknown, or the weights do not fit the architecture.
+    """
+    from videoclip.backbone.openclip import OpenClip
+
+    return OpenClip(name, pretrained)

@@ -1,0 +1,45 @@
+"""The few exceptions that a user can meet.
+
+Each carries one sentence: which file or key, what is wrong, what to do. The command line prints that
+sentence alone; ``--debug`` adds the traceback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class VideoclipError(Exception):
+    """Base of every error that a user's input can cause."""
+
+
+class ConfigError(VideoclipError):
+    """A configuration is wrong; ``problems`` lists every mistake, each with its dotted key."""
+
+    def __init__(self, source: str, problems: Sequence[str]) -> None:
+        self.problems = list(problems)
+        super().__init__("\n".join([f"{source} has {len(self.problems)} mistake(s):", *map("  {}".format, problems)]))
+
+
+class BackboneError(VideoclipError):
+    """A CLIP model cannot be found or loaded, or cannot do what was asked of it."""
+
+
+class DecodeError(VideoclipError):
+    """A video cannot be read. ``stage`` is where it failed: ``open``, ``probe`` or ``decode``."""
+
+    def __init__(self, stage: str, message: str) -> None:
+        self.stage = stage
+        super().__init__(message)
+
+
+class DataError(VideoclipError):
+    """A manifest, run file or other input file is malformed or does not fit the rest."""
+
+
+class StoreError(VideoclipError):
+    """A feature store is missing, damaged, or was made under another recipe."""
+
+
+class CheckpointError(VideoclipError):
+    """A checkpoint does not fit the model it is loaded into."""

@@ -1,0 +1,87 @@
+"""What everything passes: features of videos and of texts.
+
+Shapes: B videos, Q texts, T frames, L words, D joint width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class VideoFeatures:
+    """CLIP embeddings of the frames of B videos.
+
+    Attributes:
+        frames: (B, T, D) image embeddings after projection, not normalised.
+        mask: (B, T) bool, True where a frame is real.
+        seconds: (B, T) presentation time of each frame within its file.
+        source: (B, T, D) the frames before any temporal encoder; the same tensor until one ran.
+    """
+
+    frames: Tensor
+    mask: Tensor
+    seconds: Tensor
+    source: Tensor
+
+    @classmethod
+    def from_frames(cls, frames: Tensor, mask: Tensor | None = None, seconds: Tensor | None = None) -> VideoFeatures:
+        """Wrap frames (B, T, D); without a mask every frame is real, without seconds they count 0, 1, 2 ..."""
+        batch, length = frames.shape[:2]
+        if mask is None:
+            mask = torch.ones(batch, length, dtype=torch.bool, device=frames.device)
+        if seconds is None:
+            seconds = torch.arange(length, dtype=torch.float32, device=frames.device).expand(batch, length)
+        return cls(frames, mask.bool(), seconds, frames)
+
+    @classmethod
+    def pad(cls, clips: Sequence[Tensor], seconds: Sequence[Tensor]) -> VideoFeatures:
+        """Stack clips of unequal length, frames (T_i, D) and seconds (T_i,), with zeros under a False mask."""
+        mask = torch.nn.utils.rnn.pad_sequence([torch.ones(len(c), dtype=torch.bool) for c in clips], True)
+        frames = torch.nn.utils.rnn.pad_sequence(list(clips), True)
+        return cls(frames, mask, torch.nn.utils.rnn.pad_sequence(list(seconds), True), frames)
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, index: slice | Tensor) -> VideoFeatures:
+        """The videos that ``index`` names along B."""
+        return VideoFeatures(*(getattr(self, f.name)[index] for f in fields(self)))
+
+    def to(self, target: torch.device | str | torch.dtype) -> VideoFeatures:
+        """Move to a device, or cast frames and source to a dtype; the mask stays bool, seconds keep theirs."""
+        if isinstance(target, torch.dtype):
+            return replace(self, frames=self.frames.to(target), source=self.source.to(target))
+        return VideoFeatures(*(getattr(self, f.name).to(target) for f in fields(self)))
+
+
+@dataclass(frozen=True)
+class TextFeatures:
+    """CLIP embeddings of Q texts.
+
+    Attributes:
+        sentence: (Q, D) the pooled text embedding after projection, not normalised.
+        words: (Q, L, D) every token's embedding after projection, not normalised; only where asked for.
+        mask: (Q, L) bool, True where a word is real, start and end token included.
+    """
+
+    sentence: Tensor
+    words: Tensor | None = None
+    mask: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.sentence)
+
+    def __getitem__(self, index: slice | Tensor) -> TextFeatures:
+        """The texts that ``index`` names along Q."""
+        words = None if self.words is None else self.words[index]
+        return TextFeatures(self.sentence[index], words, None if self.mask is None else self.mask[index])
+
+    def to(self, target: torch.device | str | torch.dtype) -> TextFeatures:
+        """Move to a device, or cast sentence and words to a dtype; the mask stays bool."""
+        mask = self.mask if self.mask is None or isinstance(target, torch.dtype) else self.mask.to(target)
+        return TextFeatures(self.sentence.to(target), None if self.words is None else self.words.to(target), mask)
