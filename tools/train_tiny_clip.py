@@ -55,8 +55,8 @@ def train(model: OpenClip, steps: int, batch: int, lr: float, seed: int) -> None
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.1)
     for step in track(range(steps), "training"):
         optimizer.param_groups[0]["lr"] = lr * min((step + 1) / 100, 0.5 + 0.5 * math.cos(math.pi * step / steps))
-        images, texts = zip(*(stills.training_pair(generator) for _ in range(batch)), strict=True)
-        image = F.normalize(model.encode_image(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)), dim=-1)
+        images, texts = stills.training_batch(generator, batch)
+        image = F.normalize(model.encode_image(torch.from_numpy(images).permute(0, 3, 1, 2)), dim=-1)
         text = F.normalize(model.encode_text(model.tokenize(texts)).sentence, dim=-1)
         logits = model.clip.logit_scale.exp() * image @ text.T
         same = torch.tensor([[a == b for b in texts] for a in texts])

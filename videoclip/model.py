@@ -22,7 +22,7 @@ from videoclip.config import BackboneConfig, Component, ModelConfig
 from videoclip.errors import CheckpointError
 from videoclip.features import TextFeatures, VideoFeatures
 from videoclip.similarity import Similarity, score_in_chunks
-#X
+from videoclip.store.extract import read_clips
 from videoclip.temporal import TemporalEncoder
 
 if TYPE_CHECKING:

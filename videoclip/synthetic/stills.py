@@ -50,21 +50,34 @@ def picture(fact: Fact, background: str, generator: np.random.Generator, side: i
     )
 
 
-def training_pair(generator: np.random.Generator, side: int = 64) -> tuple[Array, str]:
-    """A random picture (side, side, 3) with a caption that names some or all of what is seen."""
+def training_batch(generator: np.random.Generator, size: int, side: int = 64) -> tuple[Array, list[str]]:
+    """Random pictures (size, side, side, 3) with captions that name some or all of what is seen.
+
+    Pictures come in groups of four that differ in one fact only. In a batch drawn at random hardly any two pictures
+    differ in their place alone, and the place is then learned last, if at all.
+    """
+    facts: list[Fact] = []
+    while len(facts) < size:
+        base = [str(generator.choice(list(names))) for names in (SIZES, COLOURS, SHAPES, PLACES | CORNERS)]
+        part, names = [(0, SIZES), (1, COLOURS), (2, SHAPES), (3, PLACES | CORNERS), (3, PLACES | CORNERS)][generator.integers(5)]
+        variants = generator.permutation(list(names))[:4]
+        facts += [(*base[:part], str(v), *base[part + 1 :]) for v in variants]  # type: ignore[misc]
+    pairs = [_training_pair(fact, generator, side) for fact in facts[:size]]
+    return np.stack([picture for picture, _ in pairs]), [text for _, text in pairs]
+
+
+def _training_pair(fact: Fact, generator: np.random.Generator, side: int) -> tuple[Array, str]:
     background = str(generator.choice(list(BACKGROUNDS)))
-    if generator.random() < 0.02:
+    detail = generator.random()
+    if detail < 0.02:
         nothing = Frames("circle", np.full((1, 2), 0.5), np.zeros(1), np.zeros((1, 3)), _row(background))
         return _noisy(nothing, generator, side), f"an empty {background} background"
-    place = str(generator.choice(list(PLACES) if generator.random() < 0.75 else list(CORNERS)))
-    size, colour, shape = (str(generator.choice(list(names))) for names in (SIZES, COLOURS, SHAPES))
-    text = caption((size, colour, shape, place))
-    detail = generator.random()
+    text = caption(fact)
     if detail < 0.25:
         text += f" on a {background} background"
     elif detail < 0.35:
-        text = text.replace(f"a {size} ", "an " if colour == "orange" else "a ", 1)
-    return picture((size, colour, shape, place), background, generator, side), text
+        text = text.replace(f"a {fact[0]} ", "an " if fact[1] == "orange" else "a ", 1)
+    return picture(fact, background, generator, side), text
 
 
 def measuring_set(seed: int, images: int, side: int = 64) -> tuple[Array, Array, list[str]]:
