@@ -48,6 +48,16 @@ def write_architecture(folder: Path) -> None:
     (folder / "bpe.txt.gz").write_bytes(gzip.compress("\n".join(merges).encode(), mtime=0))
 
 
+def spread_positions(model: OpenClip) -> None:
+    """Start the image tower's positions as sines and cosines of x and y; from random ones, place is learned last."""
+    positions = model.clip.visual.positional_embedding
+    side = math.isqrt(len(positions) - 1)
+    y, x = torch.meshgrid(*[(torch.arange(side) + 0.5) / side] * 2, indexing="ij")
+    frequencies = math.pi * 2 ** torch.linspace(-1, 2, positions.shape[1] // 4)
+    waves = [wave(axis.reshape(-1, 1) * frequencies) for axis in (x, y) for wave in (torch.sin, torch.cos)]
+    positions.data[1:] = 0.5 * torch.cat(waves, 1)
+
+
 def train(model: OpenClip, steps: int, batch: int, lr: float, seed: int) -> None:
     """Symmetric contrastive training on fresh pictures at every step."""
     generator = np.random.default_rng(seed)
@@ -94,6 +104,7 @@ def main() -> None:
     torch.manual_seed(args.seed)
     write_architecture(args.out)
     model = OpenClip(str(args.out), random_weights=True)
+    spread_positions(model)
     train(model, args.steps, args.batch, args.lr, args.seed)
     weights = {name: tensor.half().contiguous() for name, tensor in model.clip.state_dict().items()}
     save_file(weights, args.out / "open_clip_model.safetensors")

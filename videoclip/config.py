@@ -92,7 +92,9 @@ class DataConfig(Strict):
     @model_validator(mode="after")
     def _splits_differ(self) -> DataConfig:
         if self.validation in self.test:
-            raise ValueError(f"validation split {self.validation!r} is also a test split; the best epoch must not see the test")
+            raise ValueError(
+                f"validation split {self.validation!r} is also a test split; the best epoch must not see the test"
+            )
         if self.train in (self.validation, *self.test):
             raise ValueError(f"train split {self.train!r} is also used for validation or test")
         return self
@@ -137,7 +139,7 @@ class RunConfig(Strict):
 C = TypeVar("C", bound=Strict)
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = (), kind: type[C] = RunConfig) -> C:  # type: ignore[assignment]
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a YAML file, apply ``a.b=value`` overrides, check everything.
 
     Raises:
@@ -158,7 +160,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), kind: type[C] =
             problems.append(f"{override}: write overrides as a.b=value")
             continue
         values = _merge(values, _nested(key.split("."), _parse(text)))
-    return parse(values, kind, str(path), problems)
+    return parse(values, RunConfig, str(path), problems)
 
 
 def parse(values: Any, kind: type[C], source: str, problems: Sequence[str] = ()) -> C:
@@ -237,17 +239,25 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
         if isinstance(old, str) and isinstance(value, Mapping) and "name" not in value:
             old = {"name": old}  # an option for a component in its short form
         replaces = isinstance(value, Mapping) and value.get("name") and key != "backbone"
-        merged[key] = _merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) and not replaces else value
+        merged[key] = (
+            _merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) and not replaces else value
+        )
     return merged
 
 
 def _check_components(values: Any, kind: type[Strict]) -> list[str]:
     """Names and options of every component, checked against the registry before pydantic sees the rest."""
-    prefix, model = ("model.", values.get("model")) if kind is RunConfig and isinstance(values, Mapping) else ("", values)
+    prefix, model = (
+        ("model.", values.get("model")) if kind is RunConfig and isinstance(values, Mapping) else ("", values)
+    )
     if not isinstance(model, Mapping):
         return []
     problems = []
-    kinds: dict[str, registry.Kind] = {"temporal": "temporal", "similarity": "similarity", "text_tuning": "tuning"}
+    kinds: dict[str, registry.Kind] = {
+        "temporal": "temporal",
+        "similarity": "similarity",
+        "text_tuning": "tuning",
+    }
     for key, component in kinds.items():
         if isinstance(model.get(key), str | Mapping):
             parsed = Component.model_validate(model[key])

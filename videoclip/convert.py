@@ -114,12 +114,18 @@ def _clip2video(state_dict: Mapping[str, Tensor], heads: int | None) -> VideoTex
     projection = "mlp" if "frame2t_projection" in state_dict else "plain"
     if _has(state_dict, "frame2t_attention."):
         projection = "attention"
-    options = {"projection": projection, "difference_mask": "original", **_transformer_options(state_dict, heads)}
+    options = {
+        "projection": projection,
+        "difference_mask": "original",
+        **_transformer_options(state_dict, heads),
+    }
     return _head("difference", options, _width(state_dict))
 
 
 def _head(temporal: str, options: Mapping[str, object], width: int) -> VideoTextModel:
-    config = ModelConfig.model_validate({"temporal": {"name": temporal, "options": dict(options)}, "similarity": "mean"})
+    config = ModelConfig.model_validate(
+        {"temporal": {"name": temporal, "options": dict(options)}, "similarity": "mean"}
+    )
     return VideoTextModel(
         None,
         registry.create("temporal", temporal, options, width=width),
@@ -130,7 +136,11 @@ def _head(temporal: str, options: Mapping[str, object], width: int) -> VideoText
 
 def _transformer_options(state_dict: Mapping[str, Tensor], heads: int | None) -> dict[str, int | None]:
     layers = {name.split(".")[2] for name in state_dict if name.startswith("transformerClip.resblocks.")}
-    return {"layers": len(layers), "heads": heads, "max_positions": len(state_dict["frame_position_embeddings.weight"])}
+    return {
+        "layers": len(layers),
+        "heads": heads,
+        "max_positions": len(state_dict["frame_position_embeddings.weight"]),
+    }
 
 
 def _width(state_dict: Mapping[str, Tensor]) -> int:

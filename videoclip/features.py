@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -39,11 +40,21 @@ class VideoFeatures:
         return cls(frames, mask.bool(), seconds, frames)
 
     @classmethod
-    def pad(cls, clips: Sequence[Tensor], seconds: Sequence[Tensor]) -> VideoFeatures:
-        """Stack clips of unequal length, frames (T_i, D) and seconds (T_i,), with zeros under a False mask."""
-        mask = torch.nn.utils.rnn.pad_sequence([torch.ones(len(c), dtype=torch.bool) for c in clips], True)
-        frames = torch.nn.utils.rnn.pad_sequence(list(clips), True)
-        return cls(frames, mask, torch.nn.utils.rnn.pad_sequence(list(seconds), True), frames)
+    def pad(cls, clips: Sequence[Tensor], seconds: Sequence[Tensor], length: int | None = None) -> VideoFeatures:
+        """Stack clips of unequal length, frames (T_i, D) and seconds (T_i,), with zeros under a False mask.
+
+        T is ``length``, or the longest clip's when not given.
+        """
+        length = length or max(len(clip) for clip in clips)
+        frames = torch.stack([F.pad(clip, (0, 0, 0, length - len(clip))) for clip in clips])
+        times = torch.stack([F.pad(time, (0, length - len(time))) for time in seconds])
+        mask = torch.arange(length) < torch.tensor([len(clip) for clip in clips])[:, None]
+        return cls(frames, mask, times, frames)
+
+    @classmethod
+    def cat(cls, parts: Sequence[VideoFeatures]) -> VideoFeatures:
+        """Join batches of the same T along B."""
+        return cls(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(cls)))
 
     def __len__(self) -> int:
         return len(self.frames)

@@ -101,8 +101,8 @@ def bootstrap_interval(values: Sequence[float] | np.ndarray, seed: int = 0, samp
 def _check(scores: Tensor, video_of_text: Tensor) -> None:
     if scores.ndim != 2 or video_of_text.shape != scores.shape[:1]:
         raise DataError(
-            f"scores must be (texts, videos) with one entry of video_of_text per text; got scores {tuple(scores.shape)} "
-            f"and {len(video_of_text)} entries."
+            f"scores must be (texts, videos) with one entry of video_of_text per text; got scores "
+            f"{tuple(scores.shape)} and {len(video_of_text)} entries."
         )
     videos = scores.shape[1]
     if len(video_of_text) and not 0 <= int(video_of_text.min()) <= int(video_of_text.max()) < videos:

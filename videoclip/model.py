@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from videoclip import config as configs
 from videoclip import registry
 from videoclip.backbone import Backbone, create_backbone
-from videoclip.config import BackboneConfig, Component, ModelConfig
+from videoclip.config import Component, ModelConfig
 from videoclip.errors import CheckpointError
 from videoclip.features import TextFeatures, VideoFeatures
 from videoclip.similarity import Similarity, score_in_chunks
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from videoclip.store import FeatureStore
 
 MAX_LOGIT_SCALE = math.log(100)  # CLIP's own bound
+VIDEOS_AT_ONCE = 512
 
 
 class VideoTextModel(nn.Module):
@@ -72,7 +73,13 @@ class VideoTextModel(nn.Module):
         if isinstance(video, Sequence):
             return self.encode_video(read_clips(self._towers(), video, self.config.frames).to(self.logit_scale.device))
         video.check_backbone(self._towers())
-        return self.encode_video(video.features(video.ids, self.config.frames).to(self.logit_scale.device))
+        return self.encode_store(video, video.ids)
+
+    def encode_store(self, store: FeatureStore, ids: Sequence[str]) -> VideoFeatures:
+        """Clips of a store after the temporal encoder, a few hundred at a time: (B, ``config.frames``, D)."""
+        starts = range(0, max(1, len(ids)), VIDEOS_AT_ONCE)
+        parts = [store.features(ids[i : i + VIDEOS_AT_ONCE], self.config.frames) for i in starts]
+        return VideoFeatures.cat([self.encode_video(part.to(self.logit_scale.device)) for part in parts])
 
     def encode_text(self, texts: Sequence[str] | Tensor) -> TextFeatures:
         """Embeddings of Q texts or of their tokens (Q, L)."""
@@ -106,7 +113,10 @@ class VideoTextModel(nn.Module):
         """Write ``model.safetensors`` (trained weights only) and ``config.yaml`` (rebuilds the model)."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({n: t.detach().contiguous().cpu() for n, t in self.trained().items()}, folder / "model.safetensors")
+        save_file(
+            {n: t.detach().contiguous().cpu() for n, t in self.trained().items()},
+            folder / "model.safetensors",
+        )
         fingerprint = f"fingerprint: {self._towers().fingerprint}\n"
         (folder / "config.yaml").write_text(configs.dump(self.config) + fingerprint)
 
@@ -186,10 +196,9 @@ def load_trained(model: VideoTextModel, weights: dict[str, Tensor], source: str)
         CheckpointError: listing names that are missing or left over.
     """
     wanted = set(model.trained())
-    wrong = [f"missing {n}" for n in sorted(wanted - set(weights))] + [f"left over {n}" for n in sorted(set(weights) - wanted)]
+    wrong = [f"missing {n}" for n in sorted(wanted - set(weights))] + [
+        f"left over {n}" for n in sorted(set(weights) - wanted)
+    ]
     if wrong:
         raise CheckpointError(f"{source} does not fit the model: {', '.join(wrong)}.")
     model.load_state_dict(weights, strict=False)
-
-
-__all__ = ["BackboneConfig", "VideoTextModel", "build_model", "create_model", "load_model", "load_trained"]

@@ -36,7 +36,9 @@ def components(kind: Kind) -> dict[str, type[Any]]:
         found[file.name] = _defined_class(module, kind)
     for entry in entry_points(group=f"videoclip.{kind}"):
         if entry.name in found:
-            raise ConfigError(f"The {kind} registry", [f"{entry.name!r} is offered twice, the second time by {entry.value}"])
+            raise ConfigError(
+                f"The {kind} registry", [f"{entry.name!r} is offered twice, the second time by {entry.value}"]
+            )
         found[entry.name] = entry.load()
     return dict(sorted(found.items()))
 
@@ -59,7 +61,9 @@ def check_component(kind: Kind, name: str, options: Mapping[str, Any], key: str)
     if name not in known:
         return [unknown(key, name, list(known), f"no such {kind}")]
     parameters = option_types(known[name])
-    problems = [unknown(f"{key}.{o}", o, list(parameters), f"no option of {name}") for o in options if o not in parameters]
+    problems = [
+        unknown(f"{key}.{o}", o, list(parameters), f"no option of {name}") for o in options if o not in parameters
+    ]
     fields: dict[str, Any] = {n: parameters[n] for n in options if n in parameters}
     model = pydantic.create_model("Options", __config__=pydantic.ConfigDict(strict=False), **fields)
     try:
@@ -93,5 +97,7 @@ def _defined_class(module: Any, kind: Kind) -> type[Any]:
         if inspect.isclass(value) and value.__module__ == module.__name__ and not name.startswith("_")
     ]
     if len(classes) != 1:
-        raise ConfigError(f"{module.__name__}", [f"a {kind} file must define exactly one public class, not {len(classes)}"])
+        raise ConfigError(
+            f"{module.__name__}", [f"a {kind} file must define exactly one public class, not {len(classes)}"]
+        )
     return classes[0]

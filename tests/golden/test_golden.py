@@ -45,7 +45,9 @@ class Recording:
             if tolerance.get("exact"):
                 assert torch.equal(mine[name].long(), self.outputs[name].long()), name
             else:
-                torch.testing.assert_close(mine[name].detach(), self.outputs[name], **tolerance, msg=lambda m, n=name: f"{n}: {m}")
+                torch.testing.assert_close(
+                    mine[name].detach(), self.outputs[name], **tolerance, msg=lambda m, n=name: f"{n}: {m}"
+                )
 
     def text(self) -> TextFeatures:
         return TextFeatures(self.inputs["text_features"].flatten(1))
@@ -108,7 +110,12 @@ def clip2video(recording: Recording, folder: Path) -> None:
     video = recording.video()
     tokens, added, mask = model.temporal.tokens(video.frames, video.mask)
     kinds = model.temporal.types(1 - torch.arange(tokens.shape[1]) % 2)
-    mine |= {"maskfix.sim": mine["sim"], "maskfix.loss": mine["loss"], "maskfix.tdb_tokens": tokens, "tdb_mask": mask}
+    mine |= {
+        "maskfix.sim": mine["sim"],
+        "maskfix.loss": mine["loss"],
+        "maskfix.tdb_tokens": tokens,
+        "tdb_mask": mask,
+    }
     mine["tdb_type_embedding"] = kinds.expand_as(tokens)
     mine["tdb_position_embedding"] = (added - kinds).expand_as(tokens)
     names = [n for n in recording.outputs if n.startswith(("maskfix.", "tdb_")) and n != "tdb_tokens"]
@@ -122,7 +129,9 @@ def hitchhiker_query_scoring(recording: Recording, folder: Path) -> None:
     """Not the ``scores`` mode: the authors' code multiplies by norms there instead of cosines."""
     video = VideoFeatures.from_frames(recording.inputs["frame_features"])
     mine = {
-        f"query_scoring_feats_t{t}": create("similarity", "query_scoring", {"temperature": t}, width=1)(recording.text(), video)
+        f"query_scoring_feats_t{t}": create("similarity", "query_scoring", {"temperature": t}, width=1)(
+            recording.text(), video
+        )
         for t in recording.options["temperatures"]
     }
     mine["mean_pooling"] = create("similarity", "mean", {"normalize_frames": False}, width=1)(recording.text(), video)
@@ -161,7 +170,13 @@ def places_as_clip4clip_counts_ties(scores: Tensor) -> list[int]:
 
 
 def _check_metrics(mine: dict[str, float], expected: dict[str, float], direction: str = "x") -> None:
-    for ours, theirs in (("R@1", "R1"), ("R@5", "R5"), ("R@10", "R10"), ("median_rank", "MedianR"), ("mean_rank", "MeanR")):
+    for ours, theirs in (
+        ("R@1", "R1"),
+        ("R@5", "R5"),
+        ("R@10", "R10"),
+        ("median_rank", "MedianR"),
+        ("mean_rank", "MeanR"),
+    ):
         assert mine[f"{direction}/{ours}"] == pytest.approx(expected[theirs], rel=1e-5), theirs
 
 
@@ -169,7 +184,13 @@ def clip4clip_frame_sampling(recording: Recording, folder: Path) -> None:
     expected = recording.case["expected"]
     assert expected["decode"] and expected["slice"]
     for one in expected["decode"]:
-        arguments = (one["frame_count"], one["fps"], one["feature_framerate"], one["start_time"], one["end_time"])
+        arguments = (
+            one["frame_count"],
+            one["fps"],
+            one["feature_framerate"],
+            one["start_time"],
+            one["end_time"],
+        )
         assert sampling.clip4clip_candidates(*arguments).tolist() == one["frame_indices"]
     keep = {0: "first", 1: "last", 2: "spread"}
     for one in expected["slice"]:

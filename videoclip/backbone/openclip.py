@@ -23,7 +23,11 @@ from videoclip.features import TextFeatures
 from videoclip.video.preprocess import Preprocess
 
 TINY_FOLDER = Path(__file__).parent.parent / "synthetic" / "tiny_clip"
-OPENAI_ONLY_KEYS = ("input_resolution", "context_length", "vocab_size")  # written by OpenAI's own export alone
+OPENAI_ONLY_KEYS = (
+    "input_resolution",
+    "context_length",
+    "vocab_size",
+)  # written by OpenAI's own export alone
 
 
 class OpenClip(nn.Module):
@@ -39,7 +43,7 @@ class OpenClip(nn.Module):
         location = _resolve(name)
         _check_source(location, pretrained, random_weights)
         with _quiet():
-            self.clip = _create(location, pretrained, random_weights)
+            self.clip: Any = _create(location, pretrained, random_weights)
             self._tokenizer = open_clip.get_tokenizer(location, **_local_vocabulary(location))
         self.clip.eval().requires_grad_(False)
         self.preprocess = _preprocess(open_clip.get_model_preprocess_cfg(self.clip))
@@ -74,9 +78,11 @@ class OpenClip(nn.Module):
         """
         if not words:
             return TextFeatures(self.clip.encode_text(tokens))
-        text = self.text_tower
+        text: Any = self.text_tower
         if not isinstance(getattr(text, "ln_final", None), nn.Module):
-            raise BackboneError(f"{self.spec['name']}: this text tower gives no word embeddings; take a CLIP text tower.")
+            raise BackboneError(
+                f"{self.spec['name']}: this text tower gives no word embeddings; take a CLIP text tower."
+            )
         caught: list[Tensor] = []
         hook = text.ln_final.register_forward_hook(lambda module, args, output: caught.append(output))
         try:
@@ -96,7 +102,7 @@ class OpenClip(nn.Module):
 class _PlainTextTower(nn.Module):
     """Groups the text parameters that open_clip's plain CLIP class keeps beside the image tower."""
 
-    def __init__(self, clip: nn.Module) -> None:
+    def __init__(self, clip: Any) -> None:
         super().__init__()
         self.token_embedding = clip.token_embedding
         self.positional_embedding = clip.positional_embedding
@@ -174,15 +180,14 @@ def _is_torchscript(path: Path) -> bool:
         return any(name.endswith("constants.pkl") for name in archive.namelist())
 
 
-def _create(location: str, pretrained: str | None, random_weights: bool) -> nn.Module:
+def _create(location: str, pretrained: str | None, random_weights: bool) -> Any:
     try:
-        model: nn.Module = open_clip.create_model(
+        return open_clip.create_model(
             location, pretrained=pretrained, precision="fp32", require_pretrained=not random_weights
         )
     except Exception as error:  # open_clip raises many kinds: missing files, hub failures, wrong shapes
         what = f"{location} with weights {pretrained!r}" if pretrained else location
         raise BackboneError(f"open_clip cannot load {what}: {error}") from error
-    return model
 
 
 def _local_vocabulary(location: str) -> dict[str, str]:
@@ -207,7 +212,7 @@ def _preprocess(config: dict[str, Any]) -> Preprocess:
     )
 
 
-def _joint_width(clip: nn.Module, context_length: int) -> int:
+def _joint_width(clip: Any, context_length: int) -> int:
     with torch.no_grad():
         return int(clip.encode_text(torch.zeros(1, context_length, dtype=torch.long)).shape[-1])
 

@@ -18,10 +18,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from videoclip.errors import DataError
 
 # What a folder scan offers to the decoder. Sound files are among them so that they are listed with a reason.
-MEDIA_SUFFIXES = set(
-    ".3g2 .3gp .avi .divx .f4v .flv .gif .h264 .hevc .m2ts .m2v .m4v .mjpeg .mkv .mov .mp4 .mpe .mpeg .mpg .mts .mxf .ogg "
-    ".ogv .qt .rm .rmvb .ts .vob .webm .wmv .y4m .aac .flac .m4a .mp3 .wav".split()
-)
+MEDIA_NAMES = """
+    3g2 3gp avi divx f4v flv gif h264 hevc m2ts m2v m4v mjpeg mkv mov mp4 mpe mpeg mpg mts mxf ogg ogv qt rm rmvb ts vob
+    webm wmv y4m aac flac m4a mp3 wav
+"""
+MEDIA_SUFFIXES = {f".{name}" for name in MEDIA_NAMES.split()}
 
 
 class Clip(BaseModel):
@@ -67,7 +68,9 @@ def read_manifest(path: str | Path) -> list[Clip]:
     clips = [_clip(line, number, path) for number, line in enumerate(path.read_text().splitlines(), 1) if line.strip()]
     twice = [i for i, count in Counter(clip.id for clip in clips).items() if count > 1]
     if twice:
-        raise DataError(f"{path}: {len(twice)} id(s) stand more than once, the first is {twice[0]!r}; ids must be unique.")
+        raise DataError(
+            f"{path}: {len(twice)} id(s) stand more than once, the first is {twice[0]!r}; ids must be unique."
+        )
     return clips
 
 
@@ -117,4 +120,6 @@ def _clip(line: str, number: int, manifest: Path) -> Clip:
     except (ValueError, KeyError, TypeError) as error:
         first = error.errors()[0] if isinstance(error, ValidationError) else None
         what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else f"{error}"
-        raise DataError(f"{manifest}, line {number}: is no clip ({what}); a line is a JSON object with at least path.") from error
+        raise DataError(
+            f"{manifest}, line {number}: is no clip ({what}); a line is a JSON object with at least path."
+        ) from error

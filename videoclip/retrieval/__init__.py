@@ -1,0 +1,1 @@
+"""Run files, re-ranking, search, report page."""

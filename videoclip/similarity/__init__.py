@@ -51,9 +51,7 @@ class Similarity(nn.Module):
         return self.weigh(_exact(text), _clean(video)).to(text.sentence.dtype)
 
 
-def score_in_chunks(
-    similarity: Similarity, text: TextFeatures, video: VideoFeatures, limit_mib: float = 256
-) -> Tensor:
+def score_in_chunks(similarity: Similarity, text: TextFeatures, video: VideoFeatures, limit_mib: float = 256) -> Tensor:
     """Scores (Q, B), computed for so many texts at a time that no intermediate (chunk, B, T) exceeds ``limit_mib``.
 
     Equal to one call: every text and every video is scored on its own.

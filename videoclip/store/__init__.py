@@ -85,10 +85,14 @@ class FeatureStore:
         self.folder = Path(folder)
         description = self.folder / "store.json"
         if not description.is_file():
-            raise StoreError(f"{self.folder} is no feature store (it has no store.json); make one with `videoclip cache`.")
+            raise StoreError(
+                f"{self.folder} is no feature store (it has no store.json); make one with `videoclip cache`."
+            )
         self._description = json.loads(description.read_text())
         if self._description.get("format") != FORMAT:
-            raise StoreError(f"{self.folder}: store format {self._description.get('format')}; this version reads {FORMAT}.")
+            raise StoreError(
+                f"{self.folder}: store format {self._description.get('format')}; this version reads {FORMAT}."
+            )
         self.recipe = Recipe(**self._description["recipe"])
         self._clips = self._read("clips")
         self._maps: dict[Path, np.ndarray] = {}
@@ -143,13 +147,13 @@ class FeatureStore:
 
         Args:
             ids: B clips.
-            frames: reduce each clip to at most so many frames; all stored ones if None.
+            frames: T; longer clips are thinned out, shorter ones padded. None takes all stored frames.
             generator: pick at random inside equal segments rather than their middles.
         """
         clips = [self[clip_id] for clip_id in ids]
         if frames is not None:
             clips = [_thin(clip, frames, generator) for clip in clips]
-        return VideoFeatures.pad([c.frames.float() for c in clips], [c.seconds.float() for c in clips])
+        return VideoFeatures.pad([c.frames.float() for c in clips], [c.seconds.float() for c in clips], frames)
 
     def text(self, captions: Sequence[str]) -> TextFeatures:
         """Cached features of captions: sentence (Q, D) in single precision.
@@ -163,7 +167,11 @@ class FeatureStore:
                 f"{self.folder}: {len(missing)} of {len(captions)} captions are not in the store, the first is "
                 f"{missing[0]!r}; run `videoclip cache` again with their manifest."
             )
-        rows = np.concatenate([self._rows(self._texts[c]) for c in captions]) if captions else np.zeros((0, self.recipe.width))
+        rows = (
+            np.concatenate([self._rows(self._texts[c]) for c in captions])
+            if captions
+            else np.zeros((0, self.recipe.width))
+        )
         return TextFeatures(torch.from_numpy(rows).float())
 
     def check_backbone(self, backbone: Backbone) -> None:
@@ -214,5 +222,7 @@ def _thin(clip: StoredClip, frames: int, generator: np.random.Generator | None) 
     if len(clip.frames) <= frames:
         return clip
     times = clip.seconds.numpy()
-    chosen = sampling.uniform(times, frames) if generator is None else sampling.random_in_segments(times, frames, generator)
+    chosen = (
+        sampling.uniform(times, frames) if generator is None else sampling.random_in_segments(times, frames, generator)
+    )
     return StoredClip(clip.id, clip.frames[chosen.real], clip.seconds[chosen.real], clip.notes)

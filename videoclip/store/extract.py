@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
@@ -35,6 +35,7 @@ from videoclip.video.preprocess import Preprocess
 ENCODE_FRAMES = 16  # frames a pass through the image tower: the fastest on a CPU
 ENCODE_TEXTS = 256
 COMMIT_SECONDS = 2.0  # the most work that a kill can cost
+LoadJob = Callable[[Clip], ClipPixels | Failure]
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,8 @@ def cache_features(
     failed = set() if retry_failed else {failure.id for failure in store.failures}
     wanted = [clip for clip in clips if clip.id not in store and clip.id not in failed]
     _cache_texts(list(dict.fromkeys(caption for clip in clips for caption in clip.captions)), store, backbone)
-    now_failed = _cache_clips(wanted, folder, backbone, choice, recipe, workers) if wanted else 0
+    load = partial(_load, choice=choice, preprocess=backbone.preprocess, decoder=decoder)
+    now_failed = _cache_clips(wanted, folder, backbone, load, recipe, workers) if wanted else 0
     present = sum(clip.id in store for clip in clips)
     return Summary(len(wanted) - now_failed, present, now_failed, len(clips) - len(wanted) - present)
 
@@ -109,7 +111,8 @@ def _open_or_create(folder: Path, recipe: Recipe, backbone: Backbone) -> Feature
     different = store.recipe.differences(recipe)
     if different:
         raise StoreError(
-            f"{folder} was made by another recipe (there / now: {'; '.join(different)}); choose another folder or the same recipe."
+            f"{folder} was made by another recipe (there / now: {'; '.join(different)}); "
+            "choose another folder or the same recipe."
         )
     return store
 
@@ -118,7 +121,10 @@ def _cache_texts(captions: Sequence[str], store: FeatureStore, backbone: Backbon
     wanted = [caption for caption in captions if caption not in store._texts]
     if not wanted:
         return
-    with ShardWriter(store.folder, "texts-0000-00000", backbone.width, store.recipe.dtype) as writer, torch.inference_mode():
+    with (
+        ShardWriter(store.folder, "texts-0000-00000", backbone.width, store.recipe.dtype) as writer,
+        torch.inference_mode(),
+    ):
         for start in track(range(0, len(wanted), ENCODE_TEXTS), "captions"):
             part = wanted[start : start + ENCODE_TEXTS]
             tokens = backbone.tokenize(part).to(_device(backbone))
@@ -128,11 +134,15 @@ def _cache_texts(captions: Sequence[str], store: FeatureStore, backbone: Backbon
 
 
 def _cache_clips(
-    clips: Sequence[Clip], folder: Path, backbone: Backbone, choice: FrameChoice, recipe: Recipe, workers: int | None
+    clips: Sequence[Clip],
+    folder: Path,
+    backbone: Backbone,
+    choice: FrameChoice,
+    recipe: Recipe,
+    workers: int | None,
 ) -> int:
     """Cache clips; how many failed."""
     failures = 0
-    load = partial(_load, choice=choice, preprocess=backbone.preprocess, decoder=recipe.decoder)
     committed = time.monotonic()
     with (
         ShardWriter(folder, "clips-0000-00000", backbone.width, recipe.dtype) as writer,
@@ -163,9 +173,6 @@ def _load(clip: Clip, choice: FrameChoice, preprocess: Preprocess, decoder: Deco
         stage = error.stage if isinstance(error, DecodeError) else "decode"
         reason = str(error) if isinstance(error, DecodeError) else f"{clip.path}: {type(error).__name__}: {error}"
         return Failure(clip.id, str(clip.path), stage, reason, round(time.monotonic() - began, 3))
-
-
-LoadJob = partial[ClipPixels | Failure]
 
 
 def _in_workers(load: LoadJob, clips: Sequence[Clip], workers: int) -> Iterator[tuple[Clip, ClipPixels | Failure]]:

@@ -102,10 +102,12 @@ def read_index(index: Path) -> Iterator[Record]:
             return
         try:
             values = json.loads(line)
-            fields = [values.pop(name) for name in ("key", "row", "rows", "crc32")]
+            key, row, rows, crc32 = (values.pop(name) for name in ("key", "row", "rows", "crc32"))
         except (ValueError, KeyError) as error:
-            raise StoreError(f"{index}, line {number}: is damaged; delete the shard's two files and cache again.") from error
-        yield Record(fields[0], index.with_suffix(".npy"), *fields[1:], values)
+            raise StoreError(
+                f"{index}, line {number}: is damaged; delete the shard's two files and cache again."
+            ) from error
+        yield Record(key, index.with_suffix(".npy"), row, rows, crc32, values)
 
 
 def open_rows(shard: Path) -> Array:
@@ -123,13 +125,23 @@ def open_rows(shard: Path) -> Array:
 def npy_header(rows: int, width: int, dtype: np.dtype[Any]) -> bytes:
     """The header of a .npy file; numpy pads it so that its length does not depend on ``rows``."""
     buffer = io.BytesIO()
-    description = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (rows, width)}
+    description = {
+        "descr": np.lib.format.dtype_to_descr(dtype),
+        "fortran_order": False,
+        "shape": (rows, width),
+    }
     np.lib.format.write_array_header_1_0(buffer, description)
     return buffer.getvalue()
 
 
 def _line(record: Record) -> bytes:
-    values = {"key": record.key, "row": record.row, "rows": record.rows, "crc32": record.crc32, **record.notes}
+    values = {
+        "key": record.key,
+        "row": record.row,
+        "rows": record.rows,
+        "crc32": record.crc32,
+        **record.notes,
+    }
     return json.dumps(values, ensure_ascii=False).encode() + b"\n"
 
 

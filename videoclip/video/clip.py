@@ -72,7 +72,11 @@ def load_clip(
 
 
 def _load(
-    info: decode.VideoInfo, choice: FrameChoice, preprocess: Preprocess, start: float | None, end: float | None
+    info: decode.VideoInfo,
+    choice: FrameChoice,
+    preprocess: Preprocess,
+    start: float | None,
+    end: float | None,
 ) -> ClipPixels:
     inside = info.stretch(start, end)
     times = info.times[inside]

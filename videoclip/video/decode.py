@@ -62,7 +62,8 @@ class VideoInfo:
             DecodeError: there is none.
         """
         inside = np.flatnonzero(
-            (self.times >= (-np.inf if start is None else start - 1e-6)) & (self.times < (np.inf if end is None else end - 1e-6))
+            (self.times >= (-np.inf if start is None else start - 1e-6))
+            & (self.times < (np.inf if end is None else end - 1e-6))
         )
         if not len(inside):
             span = f"{self.times[0]:.2f} to {self.times[-1]:.2f} s"
@@ -136,10 +137,19 @@ def scan(info: VideoInfo) -> VideoInfo:
             for order, frame in enumerate(_decoded(container, stream, errors))
         ]
     if not times:
-        raise DecodeError("decode", f"{info.path}: none of its frames can be decoded ({errors[0] if errors else 'no data'}).")
+        raise DecodeError(
+            "decode",
+            f"{info.path}: none of its frames can be decoded ({errors[0] if errors else 'no data'}).",
+        )
     order = np.arange(len(times))
     return replace(
-        info, times=np.maximum.accumulate(times), pts=order, keys=order[:1], decoder="pyav", timed=False, damaged=len(errors)
+        info,
+        times=np.maximum.accumulate(times),
+        pts=order,
+        keys=order[:1],
+        decoder="pyav",
+        timed=False,
+        damaged=len(errors),
     )
 
 
@@ -246,7 +256,9 @@ def _pyav_pictures(info: VideoInfo, distinct: Array) -> Iterator[tuple[int, Arra
                     return
     missing = ", ".join(f"{info.times[i]:.2f}" for i in remaining[:5])
     detail = f" ({errors[0]})" if errors else ""
-    raise DecodeError("decode", f"{info.path}: the frame(s) at {missing} s cannot be decoded{detail}; the file is damaged.")
+    raise DecodeError(
+        "decode", f"{info.path}: the frame(s) at {missing} s cannot be decoded{detail}; the file is damaged."
+    )
 
 
 def _planned(container: Any, stream: Any, info: VideoInfo, distinct: Array) -> Iterator[tuple[int, Any]]:

@@ -1,0 +1,151 @@
+"""The demo: everything from video files on disk to ranked results, offline, with what the package ships."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from videoclip.backbone import create_backbone
+from videoclip.config import ModelConfig, RunConfig, load_config
+from videoclip.data.manifest import Clip, of_split, read_manifest
+from videoclip.model import build_model, load_model
+from videoclip.retrieval.report import Example, write_report
+from videoclip.retrieval.rerank import rerank
+from videoclip.retrieval.runs import (
+    read_qrels,
+    read_queries,
+    read_run,
+    run_metrics,
+    write_evaluation,
+    write_run,
+)
+from videoclip.store import FeatureStore
+from videoclip.store.extract import cache_features
+from videoclip.synthetic.moving_shapes import FRAMES, write_moving_shapes
+from videoclip.training.evaluate import Evaluation, evaluate
+from videoclip.training.loop import train
+from videoclip.training.run import replace_text
+from videoclip.video.clip import FrameChoice
+
+MODELS = ("mean", "query_scoring", "transformer", "lstm", "difference")
+SPLITS = {"twins": "test", "novel": "novel"}
+
+
+def prepare_data(config: RunConfig) -> None:
+    """Make manifest and store that ``data.synthetic`` asks for; what is there already is left alone."""
+    if config.data.synthetic is None:
+        return
+    manifest = write_moving_shapes(config.data.manifest.parent, config.train.seed)
+    backbone = create_backbone(config.model.backbone.name, config.model.backbone.pretrained)
+    cache_features(read_manifest(manifest), config.data.store, backbone, FrameChoice(frames=FRAMES))
+
+
+def run_demo(out: Path, seed: int = 0) -> dict[str, Any]:
+    """Write videos, cache, score zero-shot, train five models, re-rank; leave everything below ``out``.
+
+    An interrupted demo goes on where it stopped.
+
+    Returns:
+        The content of ``results.json``.
+    """
+    console = Console()
+    began = time.monotonic()
+    configs = {name: _config(name, out, seed) for name in MODELS}
+    prepare_data(configs["mean"])
+    store, clips = FeatureStore(out / "store"), read_manifest(out / "videos" / "manifest.jsonl")
+    console.print(f"{len(store)} videos written and cached in {time.monotonic() - began:.0f} s")
+    rows = [_zero_shot_row(store, clips)]
+    for name, config in configs.items():
+        console.print(f"training [bold]{name}[/bold]")
+        report = train(config, out / "runs" / name, resume=(out / "runs" / name / "config.yaml").exists())
+        assert report is not None  # this is the only process
+        rows.append(_row(name, report["test"], report["parameters"], report["seconds"]))
+    results = {"seed": seed, "rows": rows, "rerank": _rerank(out, store, clips)}
+    results["seconds"] = round(time.monotonic() - began, 1)
+    replace_text(out / "results.json", json.dumps(results, indent=2) + "\n")
+    table = _table(results)
+    console.print(table)
+    _report(out, results, store, clips)
+    best = max(rows, key=lambda row: row["twins"]["text_to_video/R@1"])["name"]
+    query = of_split(clips, "test", out)[0].captions[0]
+    console.print(f"{results['seconds']:.0f} s in all. Look at {out / 'report.html'}; search with")
+    console.print(f'  videoclip search {out / "store"} "{query}" --checkpoint {out / "runs" / best}', highlight=False)
+    return results
+
+
+def _config(name: str, out: Path, seed: int) -> RunConfig:
+    overrides = [
+        f"data.manifest={out / 'videos' / 'manifest.jsonl'}",
+        f"data.store={out / 'store'}",
+        f"train.seed={seed}",
+    ]
+    return load_config(f"demo/{name}", overrides)
+
+
+def _zero_shot_row(store: FeatureStore, clips: Sequence[Clip]) -> dict[str, Any]:
+    began = time.monotonic()
+    model = build_model(ModelConfig(frames=FRAMES))
+    tests = {split: evaluate(model, store, of_split(clips, split, store.folder)).summary() for split in SPLITS.values()}
+    return _row("zero_shot", tests, 0, round(time.monotonic() - began, 1))
+
+
+def _row(name: str, tests: dict[str, Any], parameters: int, seconds: float) -> dict[str, Any]:
+    splits = {label: tests[split] for label, split in SPLITS.items()}
+    return {"name": name, **splits, "parameters": parameters, "seconds": seconds}
+
+
+def _rerank(out: Path, store: FeatureStore, clips: Sequence[Clip]) -> dict[str, dict[str, float]]:
+    """Re-rank the trained mean model's run with the plain backbone's best frame, through run files as a user would."""
+    folder = out / "rerank"
+    folder.mkdir(exist_ok=True)
+    write_evaluation(_evaluate_run(out, "mean", store, clips), folder, "mean")
+    before, qrels = read_run(folder / "mean.run"), read_qrels(folder / "mean.qrels")
+    after = rerank(before, read_queries(folder / "mean.queries.tsv"), store, create_backbone("tiny"))
+    write_run(after, folder / "mean.reranked.run", "rerank")
+    return {"before": run_metrics(before, qrels), "after": run_metrics(after, qrels)}
+
+
+def _evaluate_run(out: Path, name: str, store: FeatureStore, clips: Sequence[Clip]) -> Evaluation:
+    return evaluate(load_model(out / "runs" / name), store, of_split(clips, "test", out))
+
+
+def _table(results: dict[str, Any]) -> Table:
+    table = Table(title="Moving shapes, text to video, R@1 in % [95 % bootstrap interval over queries]")
+    for column in ("model", "twins", "novel"):
+        table.add_column(column)
+    for column in ("trained parameters", "seconds"):
+        table.add_column(column, justify="right")
+    for row in results["rows"]:
+        cells = [_cell(row[split]) for split in SPLITS]
+        table.add_row(row["name"], *cells, f"{row['parameters']:,}", f"{row['seconds']:.0f}")
+    before, after = (results["rerank"][when]["R@1"] for when in ("before", "after"))
+    table.caption = f"Re-ranking mean's run with the untrained backbone's best frame: R@1 {before:.1f} -> {after:.1f}"
+    return table
+
+
+def _cell(result: dict[str, Any]) -> str:
+    low, high = result["interval"]
+    return f"{result['text_to_video/R@1']:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def _report(out: Path, results: dict[str, Any], store: FeatureStore, clips: Sequence[Clip]) -> None:
+    model = load_model(out / "runs" / "query_scoring")
+    found = evaluate(model, store, of_split(clips, "test", out))
+    paths = {clip.id: clip.path for clip in clips}
+    order = (found.ranks > 1).nonzero()[:4, 0].tolist() + (found.ranks <= 1).nonzero()[:4, 0].tolist()
+    examples = []
+    for query in order:
+        top = found.videos[int(found.scores[query].argmax())]
+        right = found.videos[found.owners[query]]
+        shown = [right] if top == right else [right, top]
+        text = model.encode_text([found.texts[query]])
+        weights = model.similarity.frame_weights(text, model.encode_store(store, shown)).detach()[0]
+        videos = [(video, paths[video], w.tolist()) for video, w in zip(shown, weights, strict=True)]
+        examples.append(Example(found.texts[query], float(found.ranks[query]), videos))
+    write_report(out / "report.html", results, examples, list(SPLITS))

@@ -1,0 +1,71 @@
+"""What a path is, in a few facts: ``videoclip info``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from videoclip.errors import VideoclipError
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """Facts about a video file, a store, a training run or a checkpoint, by name.
+
+    Raises:
+        VideoclipError: the path is none of these.
+    """
+    if not path.is_dir():
+        return _video(path)
+    if (path / "store.json").is_file():
+        return _store(path)
+    if (path / "model.safetensors").is_file():
+        return _checkpoint(path)
+    if (path / "metrics.jsonl").is_file():
+        return _run(path)
+    raise VideoclipError(f"{path} is no feature store, training run or checkpoint.")
+
+
+def _video(path: Path) -> dict[str, Any]:
+    from videoclip.video.decode import probe
+
+    found = probe(path)
+    span = float(found.times[-1] - found.times[0])
+    return {
+        "video": str(path),
+        "container": found.container,
+        "codec": found.codec,
+        "frames": len(found.times),
+        "shown": f"{found.times[0]:.3f} to {found.times[-1]:.3f} s",
+        "container says": f"{found.duration:.3f} s" if found.duration else "nothing about its duration",
+        "frames a second": round((len(found.times) - 1) / span, 3) if span else "one frame only",
+        "decoder": found.decoder + (f" (not decord: {found.reason})" if found.reason else ""),
+    }
+
+
+def _store(path: Path) -> dict[str, Any]:
+    from videoclip.store import FeatureStore
+
+    store = FeatureStore(path)
+    return {"feature store": str(path)} | {k: v for k, v in store.describe().items() if k != "folder"}
+
+
+def _checkpoint(path: Path) -> dict[str, Any]:
+    from safetensors import safe_open
+
+    with safe_open(path / "model.safetensors", "pt") as file:
+        names = list(file.keys())
+        numbers = sum(file.get_tensor(name).numel() for name in names)
+    config = yaml.safe_load((path / "config.yaml").read_text())
+    return {"checkpoint": str(path), **config, "tensors": len(names), "numbers": numbers}
+
+
+def _run(path: Path) -> dict[str, Any]:
+    lines = (path / "metrics.jsonl").read_text().splitlines()
+    facts: dict[str, Any] = {"training run": str(path), "steps": sum('"loss"' in line for line in lines)}
+    report = path / "report.json"
+    if report.is_file():
+        return facts | json.loads(report.read_text())
+    return facts | {"state": "not finished; `videoclip train CONFIG --out ... --resume` goes on"}

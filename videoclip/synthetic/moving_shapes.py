@@ -1,0 +1,201 @@
+"""Moving shapes: a benchmark of temporal order, written to disk as H.264 from a seed.
+
+One coloured shape moves, grows, appears or changes colour. Every video of the splits ``val``, ``test`` and ``novel``
+has a twin in the same split: the same pictures in reverse order, with the caption that this makes true. A method that
+is blind to frame order sees no difference between twins and cannot exceed R@1 50 %. ``novel`` holds pairs of colour and
+shape that no video of ``train``, ``val`` or ``test`` shows.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from rich.progress import track
+
+from videoclip.data.manifest import Clip, write_manifest
+from videoclip.synthetic.scenes import BACKGROUNDS, COLOURS, SHAPES, SIZES, Array, Frames, draw
+from videoclip.video.encode import write_video
+
+SIDE = 96
+FPS = 6.0
+FRAMES = 12  # taking every one leaves no sampling phase that could give the direction of time away
+
+# Motion -> its reverse, and ways to say it. {a} and {b} are the colours before and after.
+MOTIONS: dict[str, tuple[str, tuple[str, str, str]]] = {
+    "right": ("left", ("moves from left to right", "slides to the right", "travels rightwards")),
+    "left": ("right", ("moves from right to left", "slides to the left", "travels leftwards")),
+    "down": ("up", ("moves down", "falls from the top to the bottom", "travels downwards")),
+    "up": ("down", ("moves up", "rises from the bottom to the top", "travels upwards")),
+    "clockwise": (
+        "counter",
+        ("circles clockwise", "goes round in a circle clockwise", "makes a clockwise turn"),
+    ),
+    "counter": (
+        "clockwise",
+        (
+            "circles counter-clockwise",
+            "goes round in a circle counter-clockwise",
+            "makes a counter-clockwise turn",
+        ),
+    ),
+    "grows": ("shrinks", ("grows", "becomes larger", "gets bigger and bigger")),
+    "shrinks": ("grows", ("shrinks", "becomes smaller", "gets smaller and smaller")),
+    "appears": ("disappears", ("appears", "shows up after a while", "is missing at first and then there")),
+    "disappears": ("appears", ("disappears", "is gone after a while", "is there at first and then missing")),
+    "recolours": (
+        "recolours",
+        ("turns from {a} to {b}", "changes colour from {a} to {b}", "is {a} first and then {b}"),
+    ),
+}
+# Pairs of colour and shape kept for the split ``novel``: eight of forty-eight.
+NOVEL = {(c, s) for (i, c), (j, s) in itertools.product(enumerate(COLOURS), enumerate(SHAPES)) if (i + 2 * j) % 6 == 0}
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Scenes per split; all but ``train`` come with their twins, so twice as many videos."""
+
+    train: int = 1500
+    val: int = 100
+    test: int = 150
+    novel: int = 60
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One video in words: what is seen and what happens to it.
+
+    Attributes:
+        after: the colour at the end; the same as ``colour`` unless the motion is ``recolours``.
+        lane: where across its direction it moves, 0 to 1.
+        turn: start angle of a circle, or the moment of an appearance, 0 to 1.
+    """
+
+    shape: str
+    colour: str
+    after: str
+    size: str
+    motion: str
+    background: str
+    fast: bool
+    lane: float
+    turn: float
+
+    def reversed(self) -> Scene:
+        """What the same pictures show in reverse order."""
+        return replace(self, motion=MOTIONS[self.motion][0], colour=self.after, after=self.colour)
+
+    def caption(self, phrasing: int, background: bool) -> str:
+        """A sentence about the scene; ``phrasing`` 0 to 2 chooses the words."""
+        what = f"{self.size} {self.shape}" if self.motion == "recolours" else f"{self.size} {self.colour} {self.shape}"
+        how = MOTIONS[self.motion][1][phrasing].format(a=self.colour, b=self.after)
+        return f"a {what} {how}" + (f" on a {self.background} background" if background else "")
+
+
+def render(scene: Scene, frames: int = FRAMES, side: int = SIDE) -> Array:
+    """The pictures of a scene: (frames, side, side, 3) uint8."""
+    time = np.linspace(0, 1, frames)
+    progress = np.clip(2 * time - 0.5, 0, 1) if scene.fast else time  # fast: all of it in the middle half
+    ahead = progress if scene.motion == _forward(scene.motion) else 1 - progress
+    along, lane = 0.2 + 0.6 * ahead, np.full(frames, 0.35 + 0.3 * scene.lane)
+    angle = 2 * np.pi * (ahead + scene.turn)
+    paths = {
+        "right": (along, lane),
+        "down": (lane, along),
+        "clockwise": (0.5 + 0.27 * np.cos(angle), 0.5 + 0.27 * np.sin(angle)),
+    }
+    x, y = paths.get(_forward(scene.motion), (lane, np.full(frames, 0.5)))
+    radii = np.full(frames, SIZES[scene.size])
+    if _forward(scene.motion) == "grows":
+        radii = radii * (0.5 + ahead)
+    if _forward(scene.motion) == "appears":
+        radii = radii * (ahead > 0.3 + 0.4 * scene.turn)
+    before, after = np.asarray(COLOURS[scene.colour], float), np.asarray(COLOURS[scene.after], float)
+    colours = np.where((ahead > 0.5)[:, None], after, before)
+    background = np.tile(np.asarray(BACKGROUNDS[scene.background], float), (frames, 1))
+    return draw(Frames(scene.shape, np.stack([x, y], 1), radii, colours, background), side)
+
+
+def write_moving_shapes(folder: str | Path, seed: int = 0, counts: Counts | None = None) -> Path:
+    """Write all videos and ``manifest.jsonl`` below ``folder``; what an interrupted run left is written anew.
+
+    Returns:
+        The manifest's path. A folder whose manifest is complete and of the same seed and counts is left alone.
+    """
+    folder, counts = Path(folder), counts or Counts()
+    manifest, made_of = folder / "manifest.jsonl", folder / "moving_shapes.json"
+    wanted = json.dumps({"seed": seed, **asdict(counts)})
+    if manifest.exists() and made_of.exists() and made_of.read_text() == wanted:
+        return manifest
+    made_of.unlink(missing_ok=True)
+    clips = []
+    total = counts.train + 2 * (counts.val + counts.test + counts.novel)
+    for split, name, scene, twin in track(_videos(seed, counts), "writing videos", total=total):
+        path = folder / split / f"{name}.mp4"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pictures = render(scene.reversed())[::-1] if twin else render(scene)
+        write_video(path, pictures, FPS, options={"crf": "18", "preset": "veryfast"})
+        clips.append(Clip(id=f"{split}/{name}", path=path, captions=_captions(scene, split, name, seed), split=split))
+    write_manifest(clips, manifest)
+    made_of.write_text(wanted)  # last: it says that everything else is whole
+    return manifest
+
+
+def _videos(seed: int, counts: Counts) -> Iterator[tuple[str, str, Scene, bool]]:
+    """Split, name, scene, and whether the video is the twin (its scene is already the reversed one)."""
+    for number, (split, count) in enumerate(asdict(counts).items()):
+        generator = np.random.default_rng([seed, number])
+        for index, scene in enumerate(_scenes(generator, split, count)):
+            yield split, f"{index:04d}", scene, False
+            if split != "train":
+                yield split, f"{index:04d}-twin", scene.reversed(), True
+
+
+def _scenes(generator: np.random.Generator, split: str, count: int) -> list[Scene]:
+    """Random scenes; outside ``train`` no two of them, nor their twins, are told apart only by speed or place."""
+    scenes: list[Scene] = []
+    seen: set[tuple[object, ...]] = set()
+    while len(scenes) < count:
+        scene = _scene(generator)
+        pairs = {(scene.colour, scene.shape), (scene.after, scene.shape)}
+        if (pairs <= NOVEL) if split == "novel" else not pairs & NOVEL:
+            what = (scene.shape, scene.size, frozenset((scene.colour, scene.after)), _forward(scene.motion))
+            if split == "train" or what not in seen:
+                seen.add(what)
+                scenes.append(scene)
+    return scenes
+
+
+def _scene(generator: np.random.Generator) -> Scene:
+    motion = str(generator.choice(list(MOTIONS)))
+    colour, other = (str(c) for c in generator.choice(list(COLOURS), 2, replace=False))
+    return Scene(
+        shape=str(generator.choice(list(SHAPES))),
+        colour=colour,
+        after=other if motion == "recolours" else colour,
+        size=str(generator.choice(list(SIZES))),
+        motion=motion,
+        background=str(generator.choice(list(BACKGROUNDS))),
+        fast=bool(generator.random() < 0.5),
+        lane=float(generator.random()),
+        turn=float(generator.random()),
+    )
+
+
+def _captions(scene: Scene, split: str, name: str, seed: int) -> tuple[str, ...]:
+    """Three phrasings for training; one, chosen by the video's name, where queries are counted."""
+    if split == "train":
+        return tuple(scene.caption(phrasing, background=phrasing == 2) for phrasing in range(3))
+    number = int(name.split("-", maxsplit=1)[0])
+    return (scene.caption((number + seed) % 3, background=number % 2 == 0),)
+
+
+def _forward(motion: str) -> str:
+    """One name for a motion and its reverse: the one that comes first in the table."""
+    other = MOTIONS[motion][0]
+    return min(motion, other, key=list(MOTIONS).index)

@@ -1,0 +1,1 @@
+"""The accelerate loop, optimiser groups, checkpoints, evaluation."""

@@ -1,0 +1,95 @@
+"""Evaluation: a model, a store and the clips of a split -> metrics with the ranks behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from videoclip.data.manifest import Clip
+from videoclip.features import TextFeatures
+from videoclip.metrics import bootstrap_interval, retrieval_metrics, text_to_video_ranks
+from videoclip.model import VideoTextModel
+from videoclip.similarity import score_in_chunks
+from videoclip.store import FeatureStore
+from videoclip.store.dataset import captions, in_store
+
+TEXTS_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found.
+
+    Attributes:
+        metrics: see ``videoclip.metrics.retrieval_metrics``.
+        interval: 95 % bootstrap interval of ``text_to_video/R@1`` over queries.
+        ranks: (Q,) of each query.
+        scores: (Q, B).
+        texts: the queries; owners: column of each one's video; videos: ids of the gallery.
+        missing: clips of the split that the store lacks.
+    """
+
+    metrics: dict[str, float]
+    interval: tuple[float, float]
+    ranks: Tensor
+    scores: Tensor
+    texts: list[str]
+    owners: list[int]
+    videos: list[str]
+    missing: int
+
+    def summary(self) -> dict[str, object]:
+        """Everything but scores and ranks, ready for JSON."""
+        counts = {"texts": len(self.texts), "videos": len(self.videos), "missing": self.missing}
+        return {**self.metrics, "interval": list(self.interval), **counts}
+
+
+@torch.no_grad()
+def evaluate(
+    model: VideoTextModel, store: FeatureStore, clips: Sequence[Clip], allow_missing: bool = False
+) -> Evaluation:
+    """Rank all videos of ``clips`` for each of their captions, and the other way round.
+
+    Texts are read from the store where the text tower is as the store's backbone has it, and encoded live otherwise.
+
+    Raises:
+        DataError: clips are missing from the store and that was not allowed.
+    """
+    found = in_store(clips, store, allow_missing)
+    training = model.training
+    model.eval()
+    texts = captions(found)
+    gallery = model.encode_store(store, [clip.id for clip in found])
+    scores = score_in_chunks(model.similarity, encode_texts(model, store, texts), gallery).cpu()
+    model.train(training)
+    owner = torch.tensor([number for number, clip in enumerate(found) for _ in clip.captions])
+    ranks, _ = text_to_video_ranks(scores, owner)
+    return Evaluation(
+        metrics=retrieval_metrics(scores, owner),
+        interval=bootstrap_interval(100.0 * (ranks <= 1).numpy()),
+        ranks=ranks,
+        scores=scores,
+        texts=texts,
+        owners=owner.tolist(),
+        videos=[clip.id for clip in found],
+        missing=len(clips) - len(found),
+    )
+
+
+@torch.no_grad()
+def encode_texts(model: VideoTextModel, store: FeatureStore, texts: Sequence[str]) -> TextFeatures:
+    """Texts through the model's text tower, or from the store where that tower is frozen and words are not needed."""
+    device = model.logit_scale.device
+    if model.config.text_tuning.name == "none" and not model.similarity.needs_words:
+        return store.text(texts).to(device)
+    parts = [model.encode_text(texts[i : i + TEXTS_AT_ONCE]) for i in range(0, len(texts), TEXTS_AT_ONCE)]
+    return TextFeatures(torch.cat([p.sentence for p in parts]), *_joined_words(parts))
+
+
+def _joined_words(parts: Sequence[TextFeatures]) -> tuple[Tensor | None, Tensor | None]:
+    words = [p.words for p in parts if p.words is not None]
+    masks = [p.mask for p in parts if p.mask is not None]
+    return (torch.cat(words), torch.cat(masks)) if words else (None, None)
