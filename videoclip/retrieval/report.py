@@ -57,7 +57,7 @@ def write_report(path: str | Path, results: dict[str, Any], examples: Sequence[E
     body = [
         "<h1>Moving shapes: which models see the order of frames?</h1>",
         "<p>Text-to-video R@1 in per cent, with a 95 % bootstrap interval over queries. Each video of <em>twins</em> "
-        "has its time-reversed copy in the gallery: a model blind to order cannot pass 50. <em>novel</em> shows pairs of "
+        "has its time-reversed copy in the gallery: a model blind to order cannot pass 50. <em>novel</em> has pairs of "
         f"colour and shape that training never did. Seed {results['seed']}, {results['seconds']:.0f} s in all.</p>",
         _table(results["rows"], splits),
         _rerank(results["rerank"]),

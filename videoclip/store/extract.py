@@ -137,7 +137,7 @@ def _cache_clips(
     clips: Sequence[Clip],
     folder: Path,
     backbone: Backbone,
-    choice: FrameChoice,
+    load: LoadJob,
     recipe: Recipe,
     workers: int | None,
 ) -> int:

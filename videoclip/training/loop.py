@@ -190,7 +190,7 @@ class Trainer:
         train, share = self.config.train, self.config.train.accumulation * self.accelerator.num_processes
         if train.batch_size % share:
             raise DataError(
-                f"train.batch_size={train.batch_size} cannot be shared out evenly: make it a multiple of accumulation x "
+                f"train.batch_size={train.batch_size} cannot be shared evenly: make it a multiple of accumulation x "
                 f"processes = {share}."
             )
         if len(self.pairs) < train.batch_size:
