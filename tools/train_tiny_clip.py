@@ -53,7 +53,7 @@ def spread_positions(model: OpenClip) -> None:
     positions = model.clip.visual.positional_embedding
     side = math.isqrt(len(positions) - 1)
     y, x = torch.meshgrid(*[(torch.arange(side) + 0.5) / side] * 2, indexing="ij")
-    frequencies = math.pi * 2 ** torch.linspace(-1, 2, positions.shape[1] // 4)
+    frequencies = math.pi * 2 ** torch.linspace(-1, 3, positions.shape[1] // 4)
     waves = [wave(axis.reshape(-1, 1) * frequencies) for axis in (x, y) for wave in (torch.sin, torch.cos)]
     positions.data[1:] = 0.5 * torch.cat(waves, 1)
 
@@ -96,9 +96,9 @@ def main() -> None:
     """Train, measure, save as half-precision safetensors."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.manual_seed(args.seed)

@@ -28,7 +28,7 @@ BACKGROUNDS: dict[str, tuple[int, int, int]] = {
     "grey": (125, 125, 125),
     "brown": (95, 65, 40),
 }
-SIZES = {"small": 0.13, "large": 0.24}
+SIZES = {"small": 0.15, "large": 0.26}
 
 
 def _triangle(x: Array, y: Array) -> Array:

@@ -53,7 +53,7 @@ def picture(fact: Fact, background: str, generator: np.random.Generator, side: i
 def training_batch(generator: np.random.Generator, size: int, side: int = 64) -> tuple[Array, list[str]]:
     """Random pictures (size, side, side, 3) with captions that name some or all of what is seen.
 
-    Pictures come in groups of four that differ in one fact only. In a batch drawn at random hardly any two pictures
+    Pictures come in groups of up to six that differ in one fact only. In a batch drawn at random hardly any two pictures
     differ in one fact alone, and the harder facts are then learned last, if at all.
     """
     facts: list[Fact] = []
@@ -61,7 +61,7 @@ def training_batch(generator: np.random.Generator, size: int, side: int = 64) ->
     while len(facts) < size:
         base = [str(generator.choice(names)) for names in every]
         part = int(generator.choice(4, p=[0.1, 0.1, 0.6, 0.2]))  # mostly the shape: it is the hardest
-        variants = generator.permutation(every[part])[:4]
+        variants = generator.permutation(every[part])[:6]
         facts += [(*base[:part], str(v), *base[part + 1 :]) for v in variants]  # type: ignore[misc]
     pairs = [_training_pair(fact, generator, side) for fact in facts[:size]]
     return np.stack([picture for picture, _ in pairs]), [text for _, text in pairs]

@@ -1,7 +1,7 @@
 """Frames of a video file: decord where it may be trusted, PyAV everywhere else. The only file that imports a decoder.
 
 ``probe`` demuxes a file once with PyAV, without decoding: presentation times, key frames, container. From that it
-decides who decodes. decord 0.6.0 is exact on ordinary files, but wrong without a word on open GOPs, edit lists,
+decides who decodes. decord 0.6.0 is exact on ordinary files, but wrong without a word on open GOPs, edit lists, AVI,
 transport streams and files that start before zero, and 10-bit video differs between decoders; all of those go to PyAV.
 What was asked for is what comes out, or a ``DecodeError``.
 """
@@ -23,8 +23,9 @@ from videoclip.video.sampling import nearest
 Array = np.ndarray
 Decoder = Literal["auto", "decord", "pyav"]
 
-DECORD_CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "flv"}
+INDEXED_CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "flv"}  # others are read from their beginning
 DECORD_CODECS = {"h264", "hevc", "vp8", "vp9", "mpeg4", "mpeg2video", "msmpeg4v3", "h263", "mjpeg", "flv1"}
+IDR = 5  # the NAL unit type of a picture after which nothing refers to anything before it
 EIGHT_BIT = {"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p"}
 
 
@@ -35,10 +36,10 @@ class VideoInfo:
     Attributes:
         times: (N,) presentation time of each frame in seconds, ascending.
         pts: (N,) the same in the stream's time base; the frames' order where the file gives no times.
-        keys: (K,) pts of key frames.
+        keys: (K,) pts of the key frames at which decoding may start.
         decoder: ``decord`` or ``pyav``.
         reason: why decord may not read it, empty if it may.
-        timed: False where packets lack times: ``times`` then come from decoding the whole file once.
+        timed: False where the file holds no presentation times: ``times`` then come from decoding it once.
         duration: seconds that the container claims, None if it claims nothing.
         damaged: packets that could not be decoded, known only after ``scan``.
     """
@@ -98,14 +99,15 @@ def probe(path: str | Path, decoder: Decoder = "auto") -> VideoInfo:
         if not shown:
             raise DecodeError("probe", f"{path}: the video stream holds no frame.")
         base = float(stream.time_base)
-        timed = all(p.pts is not None for p in packets)
+        # AVI numbers pictures as they are stored: with B-frames its packets' times belong to other pictures.
+        timed = container.format.name != "avi" and all(p.pts is not None for p in packets)
         pts = np.unique([p.pts for p in shown]) if timed else np.zeros(0, np.int64)
-        reason = _why_not_decord(container, stream, packets) if timed else "packets without times"
+        reason = _why_not_decord(container, stream, packets) if timed else "no presentation times"
         info = VideoInfo(
             path=path,
             times=pts * base,
             pts=pts,
-            keys=np.sort([p.pts for p in packets if p.is_keyframe]) if timed else pts,
+            keys=_entry_points(container, stream, packets) if timed else pts,
             decoder="pyav" if reason or decoder == "pyav" else "decord",
             reason=reason,
             codec=stream.codec_context.name,
@@ -121,7 +123,7 @@ def probe(path: str | Path, decoder: Decoder = "auto") -> VideoInfo:
 def scan(info: VideoInfo) -> VideoInfo:
     """Decode a whole file to learn which frames really come out of it; the result reads in order, with PyAV.
 
-    For files whose packets lack times, and for damaged ones.
+    For files that hold no presentation times, and for damaged ones.
 
     Raises:
         DecodeError: nothing can be decoded.
@@ -326,27 +328,49 @@ def _why_not_decord(container: Any, stream: Any, packets: Sequence[Any]) -> str:
     context = stream.codec_context
     checks = (
         (not _has_decord(), "decord is not installed"),
-        (container.format.name not in DECORD_CONTAINERS, f"container {container.format.name}"),
+        (container.format.name not in INDEXED_CONTAINERS, f"container {container.format.name}"),
         (context.name not in DECORD_CODECS, f"codec {context.name}"),
         (context.pix_fmt not in EIGHT_BIT, f"pixel format {context.pix_fmt}"),
         (len(container.streams.video) > 1, "several video streams"),
         (any(p.is_discard for p in packets), "an edit list hides frames"),
         (min(p.pts for p in packets) < 0, "starts before time zero"),
         (len({p.pts for p in packets}) < len(packets), "frames that share a time"),
-        (not packets[0].is_keyframe or _open_gop(packets), "open GOP"),
+        (not packets[0].is_keyframe or _open_gop(stream, packets), "open GOP"),
     )
     return next((reason for applies, reason in checks if applies), "")
 
 
-def _open_gop(packets: Sequence[Any]) -> bool:
-    """Whether some frame is shown before the key frame that it follows in the file."""
+def _entry_points(container: Any, stream: Any, packets: Sequence[Any]) -> Array:
+    keys = np.sort([p.pts for p in packets if p.is_keyframe])
+    if container.format.name not in INDEXED_CONTAINERS:
+        return keys[:1]
+    # Started in the middle of an H.264 stream with open GOPs, the decoder hands out wrong pictures under right times.
+    return keys[:1] if stream.codec_context.name == "h264" and _open_gop(stream, packets) else keys
+
+
+def _open_gop(stream: Any, packets: Sequence[Any]) -> bool:
+    """Whether some key frame is no clean start: frames shown before it follow it, or H.264 does not call it IDR."""
     key = packets[0].pts
+    extra = stream.codec_context.extradata or b""
     for packet in packets:
         if packet.is_keyframe:
             key = packet.pts
+            if stream.codec_context.name == "h264" and IDR not in _h264_units(bytes(packet), extra):
+                return True
         elif packet.pts < key:
             return True
     return False
+
+
+def _h264_units(packet: bytes, extra: bytes) -> set[int]:
+    """Types of the NAL units in a packet: after start codes, or after lengths if the stream's header says so."""
+    if not extra.startswith(b"\x01"):
+        return {part[0] & 31 for part in packet.split(b"\x00\x00\x01")[1:] if part}
+    size, at, types = (extra[4] & 3) + 1, 0, set()
+    while at + size < len(packet):
+        types.add(packet[at + size] & 31)
+        at += size + int.from_bytes(packet[at : at + size], "big")
+    return types
 
 
 @functools.cache

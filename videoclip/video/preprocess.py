@@ -2,7 +2,8 @@
 
 open_clip resizes PIL images one by one. Here a clip (T, H, W, 3) uint8 straight from the decoder is viewed as
 (T, 3, H, W) without copying, which selects torchvision's fast uint8 kernel: several times faster than PIL and
-equal to open_clip's own transform within 2 grey levels, at least 99.5 % of the pixels being identical (tested).
+equal to open_clip's own transform within 2 grey levels (tested for every setting that open_clip uses); on decoded
+frames at CLIP's usual 224 pixels at least 99.5 % of the values are identical.
 """
 
 from __future__ import annotations

@@ -1,0 +1,73 @@
+"""What several tests share: the tiny CLIP, a small moving-shapes data set on disk, and its store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from videoclip.backbone import create_backbone
+from videoclip.backbone.openclip import OpenClip
+from videoclip.data.manifest import read_manifest
+from videoclip.store import FeatureStore
+from videoclip.store.extract import cache_features
+from videoclip.synthetic.moving_shapes import Counts, write_moving_shapes
+from videoclip.video.clip import FrameChoice
+from videoclip.video.encode import write_video
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Real videos; tests that need them skip without."""
+    if not SHARED.is_dir():
+        pytest.skip(f"no real videos at {SHARED}")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def tiny() -> OpenClip:
+    """The shipped backbone, frozen; a test that trains towers loads its own."""
+    backbone = create_backbone("tiny")
+    assert isinstance(backbone, OpenClip)
+    return backbone
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Manifest of a few moving-shapes videos in every split."""
+    return write_moving_shapes(tmp_path_factory.mktemp("shapes"), counts=Counts(train=24, val=4, test=6, novel=3))
+
+
+@pytest.fixture(scope="session")
+def shapes_store(shapes: Path, tiny: OpenClip, tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
+    """The store of ``shapes``, twelve frames a clip."""
+    folder = tmp_path_factory.mktemp("store") / "store"
+    cache_features(read_manifest(shapes), folder, tiny, FrameChoice(frames=12), workers=0)
+    return FeatureStore(folder)
+
+
+def numbered(count: int, height: int = 64, width: int = 96) -> np.ndarray:
+    """Frames (count, H, W, 3) that carry their own number as a bar code of 10 grey blocks."""
+    bits = (np.arange(count)[:, None] >> np.arange(10)) & 1
+    block = width // 10
+    frames = np.full((count, height, width, 3), 128, np.uint8)
+    frames[:, :, : 10 * block] = np.repeat(np.where(bits, 235, 20), block, axis=1)[:, None, :, None]
+    return frames
+
+
+def numbers_of(frames: np.ndarray) -> list[int]:
+    """The numbers that frames made by ``numbered`` carry."""
+    block = frames.shape[2] // 10
+    centre = frames[:, frames.shape[1] // 2, block // 2 : 10 * block : block].mean(-1)
+    return [int(((row > 128) << np.arange(10)).sum()) for row in centre]
+
+
+@pytest.fixture(scope="session")
+def numbered_mp4(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An ordinary H.264 file of 100 numbered frames at 25 fps, with B-frames and several groups of pictures."""
+    path = tmp_path_factory.mktemp("numbered") / "numbered.mp4"
+    write_video(path, numbered(100), 25, options={"g": "24", "bf": "3", "crf": "15"})
+    return path

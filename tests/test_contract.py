@@ -1,0 +1,262 @@
+"""The contract that every registered temporal encoder and similarity obeys; new ones are picked up by themselves."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from videoclip.features import TextFeatures, VideoFeatures
+from videoclip.registry import components, create
+from videoclip.similarity import Similarity, score_in_chunks
+from videoclip.temporal import TemporalEncoder
+
+WIDTH = 64
+TEMPORAL = [
+    *[(name, {}) for name in components("temporal")],
+    ("transformer", {"layers": 1, "heads": 4}),
+    ("difference", {"projection": "mlp"}),
+    ("difference", {"projection": "plain", "layers": 1}),
+]
+SIMILARITY = [
+    *[(name, {}) for name in components("similarity")],
+    ("mean", {"normalize_frames": False}),
+    ("query_scoring", {"temperature": 0.01}),
+]
+ids = [f"{name}-{options}" if options else name for name, options in TEMPORAL]
+similarity_ids = [f"{name}-{options}" if options else name for name, options in SIMILARITY]
+every_temporal = pytest.mark.parametrize(("name", "options"), TEMPORAL, ids=ids)
+every_similarity = pytest.mark.parametrize(("name", "options"), SIMILARITY, ids=similarity_ids)
+
+MASKS = {
+    "prefix": [[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 0, 0, 0, 0], [1, 1, 1, 1, 0]],
+    "holes": [[1, 0, 1, 1, 0], [0, 1, 1, 0, 1], [0, 0, 0, 0, 1], [1, 1, 1, 1, 1]],
+}
+
+
+@pytest.fixture(params=MASKS)
+def video(request: pytest.FixtureRequest) -> VideoFeatures:
+    generator = torch.Generator().manual_seed(1)
+    frames = torch.randn(4, 5, WIDTH, generator=generator) * 3
+    return VideoFeatures.from_frames(frames, torch.tensor(MASKS[request.param], dtype=torch.bool))
+
+
+@pytest.fixture
+def text() -> TextFeatures:
+    generator = torch.Generator().manual_seed(2)
+    mask = torch.arange(7) < torch.tensor([7, 4, 2])[:, None]
+    return TextFeatures(
+        torch.randn(3, WIDTH, generator=generator), torch.randn(3, 7, WIDTH, generator=generator), mask
+    )
+
+
+def encoder(name: str, options: dict[str, object]) -> TemporalEncoder:
+    torch.manual_seed(0)
+    module: TemporalEncoder = create("temporal", name, options, width=WIDTH)
+    for parameter in module.parameters():  # initial values near zero would hide mistakes
+        torch.nn.init.normal_(parameter, std=0.15)
+    return module.eval()
+
+
+def similarity(name: str, options: dict[str, object]) -> Similarity:
+    torch.manual_seed(0)
+    module: Similarity = create("similarity", name, options, width=WIDTH)
+    return module.eval()
+
+
+def with_garbage(video: VideoFeatures, value: float) -> VideoFeatures:
+    frames = torch.where(video.mask[..., None], video.frames, torch.tensor(value))
+    return VideoFeatures(frames, video.mask, video.seconds, frames)
+
+
+def real(video: VideoFeatures) -> Tensor:
+    return video.frames[video.mask]
+
+
+def test_the_registry_is_not_empty() -> None:
+    assert {"none", "lstm", "transformer", "difference"} <= set(components("temporal"))
+    assert {"mean", "query_scoring", "max_frame"} <= set(components("similarity"))
+    assert {"none", "full"} <= set(components("tuning"))
+
+
+@every_temporal
+@pytest.mark.parametrize("garbage", [1e4, float("nan"), float("inf")])
+def test_padding_changes_nothing(name: str, options: dict[str, object], video: VideoFeatures, garbage: float) -> None:
+    module = encoder(name, options)
+    clean, dirty = module(with_garbage(video, 0)), module(with_garbage(video, garbage))
+    assert torch.equal(clean.frames, dirty.frames)
+    assert not dirty.frames[~video.mask].any()
+
+
+@every_temporal
+def test_a_clip_does_not_depend_on_its_neighbours(
+    name: str, options: dict[str, object], video: VideoFeatures
+) -> None:
+    module = encoder(name, options)
+    together = module(video)
+    for index in range(len(video)):
+        alone = module(video[index : index + 1])
+        torch.testing.assert_close(alone.frames[0], together.frames[index], atol=2e-5, rtol=1e-4)
+
+
+@every_temporal
+def test_longer_padding_changes_nothing(name: str, options: dict[str, object], video: VideoFeatures) -> None:
+    module = encoder(name, options)
+    longer = VideoFeatures.from_frames(
+        torch.nn.functional.pad(video.frames, (0, 0, 0, 4)), torch.nn.functional.pad(video.mask, (0, 4))
+    )
+    torch.testing.assert_close(real(module(longer)), real(module(video)), atol=2e-5, rtol=1e-4)
+
+
+@every_temporal
+def test_one_frame_works(name: str, options: dict[str, object]) -> None:
+    frames = torch.randn(2, 1, WIDTH)
+    assert encoder(name, options)(VideoFeatures.from_frames(frames)).frames.shape == frames.shape
+
+
+@every_temporal
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_dtype_in_is_dtype_out(
+    name: str, options: dict[str, object], video: VideoFeatures, dtype: torch.dtype
+) -> None:
+    module = encoder(name, options)
+    exact = real(module(video))
+    for converted in (module, encoder(name, options).to(dtype)):
+        result = real(converted(video.to(dtype)))
+        assert result.dtype == dtype
+        assert torch.nn.functional.cosine_similarity(result.float(), exact, dim=-1).min() > 0.99
+
+
+@every_temporal
+def test_gradients_are_finite(name: str, options: dict[str, object], video: VideoFeatures) -> None:
+    module = encoder(name, options).train()
+    frames = video.frames.clone().requires_grad_(True)
+    result = module(VideoFeatures(frames, video.mask, video.seconds, frames))
+    result.frames.square().sum().backward()
+    assert frames.grad is not None and frames.grad.isfinite().all() and not frames.grad[~video.mask].any()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in module.parameters())
+
+
+@every_temporal
+def test_save_load_equal(name: str, options: dict[str, object], video: VideoFeatures) -> None:
+    module, other = encoder(name, options), create("temporal", name, options, width=WIDTH).eval()
+    other.load_state_dict(module.state_dict())
+    assert torch.equal(module(video).frames, other(video).frames)
+
+
+@every_temporal
+def test_source_and_times_are_kept(name: str, options: dict[str, object], video: VideoFeatures) -> None:
+    result = encoder(name, options)(video)
+    assert torch.equal(result.source, video.frames) and torch.equal(result.seconds, video.seconds)
+    assert torch.equal(result.mask, video.mask)
+
+
+@pytest.mark.parametrize("name", sorted(set(components("temporal")) - {"none"}))
+def test_order_matters_to_temporal_encoders(name: str) -> None:
+    frames = torch.randn(1, 5, WIDTH)
+    module = encoder(name, {})
+    forward, backward = (module(VideoFeatures.from_frames(f)).frames for f in (frames, frames.flip(1)))
+    assert not torch.allclose(forward.mean(1), backward.mean(1), atol=1e-3)
+
+
+@every_similarity
+@pytest.mark.parametrize("garbage", [1e4, float("nan"), float("inf")])
+def test_padding_changes_no_score(
+    name: str, options: dict[str, object], video: VideoFeatures, text: TextFeatures, garbage: float
+) -> None:
+    module = similarity(name, options)
+    assert torch.equal(module(text, with_garbage(video, 0)), module(text, with_garbage(video, garbage)))
+
+
+@every_similarity
+def test_queries_and_videos_are_independent(
+    name: str, options: dict[str, object], video: VideoFeatures, text: TextFeatures
+) -> None:
+    module = similarity(name, options)
+    together = module(text, video)
+    for q in range(len(text)):
+        for b in range(len(video)):
+            alone = module(text[q : q + 1], video[b : b + 1])
+            torch.testing.assert_close(alone[0, 0], together[q, b], atol=1e-5, rtol=1e-4)
+
+
+@every_similarity
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_similarity_dtype(
+    name: str, options: dict[str, object], video: VideoFeatures, text: TextFeatures, dtype: torch.dtype
+) -> None:
+    module = similarity(name, options)
+    result = module(text.to(dtype), video.to(dtype))
+    assert result.dtype == dtype
+    torch.testing.assert_close(result.float(), module(text, video), atol=0.03, rtol=0)
+
+
+@every_similarity
+def test_scores_are_cosines_and_gradients_finite(
+    name: str, options: dict[str, object], video: VideoFeatures, text: TextFeatures
+) -> None:
+    module = similarity(name, options)
+    frames = video.frames.clone().requires_grad_(True)
+    scores = module(text, VideoFeatures(frames, video.mask, video.seconds, frames))
+    assert scores.shape == (3, 4) and scores.abs().max() <= 1 + 1e-5
+    scores.square().sum().backward()
+    assert frames.grad is not None and frames.grad.isfinite().all() and not frames.grad[~video.mask].any()
+
+
+@every_similarity
+def test_chunked_equals_whole(
+    name: str, options: dict[str, object], video: VideoFeatures, text: TextFeatures
+) -> None:
+    module = similarity(name, options)
+    one_text_a_chunk = score_in_chunks(module, text, video, limit_mib=1e-6)
+    torch.testing.assert_close(one_text_a_chunk, module(text, video), atol=1e-6, rtol=1e-5)
+
+
+@every_similarity
+def test_similarity_save_load_and_one_frame(name: str, options: dict[str, object], text: TextFeatures) -> None:
+    module, other = similarity(name, options), create("similarity", name, options, width=WIDTH).eval()
+    other.load_state_dict(module.state_dict())
+    video = VideoFeatures.from_frames(torch.randn(2, 1, WIDTH))
+    assert torch.equal(module(text, video), other(text, video))
+    cosine = torch.nn.functional.cosine_similarity(text.sentence[:, None], video.frames[None, :, 0], dim=-1)
+    torch.testing.assert_close(module(text, video), cosine, atol=1e-5, rtol=1e-4)
+
+
+@every_similarity
+def test_pool_agrees_with_scores_where_it_exists(
+    name: str, options: dict[str, object], video: VideoFeatures, text: TextFeatures
+) -> None:
+    module = similarity(name, options)
+    try:
+        pooled = module.pool(video)
+    except NotImplementedError:
+        assert name not in ("mean",)
+        return
+    scores = torch.nn.functional.normalize(text.sentence, dim=-1) @ pooled.T
+    torch.testing.assert_close(scores, module(text, video), atol=1e-5, rtol=1e-4)
+
+
+@every_similarity
+def test_frame_weights_sum_to_one(
+    name: str, options: dict[str, object], video: VideoFeatures, text: TextFeatures
+) -> None:
+    module = similarity(name, options)
+    try:
+        weights = module.frame_weights(text, with_garbage(video, float("nan")))
+    except NotImplementedError:
+        return
+    assert not weights[:, ~video.mask].any()
+    torch.testing.assert_close(weights.sum(-1), torch.ones(3, 4))
+
+
+@pytest.mark.parametrize("temperature", [0.02, 0.1, 5.0])
+def test_query_scoring_equals_the_naive_form(temperature: float, video: VideoFeatures, text: TextFeatures) -> None:
+    """The Gram form against weighted sums written out in float64."""
+    mine = similarity("query_scoring", {"temperature": temperature})(text, video)
+    for q, sentence in enumerate(text.sentence.double()):
+        for b in range(len(video)):
+            frames = video.frames[b][video.mask[b]].double()
+            cosine = torch.nn.functional.cosine_similarity(sentence[None], frames, dim=-1)
+            pooled = (torch.softmax(cosine / temperature, 0)[:, None] * frames).sum(0)
+            expected = torch.nn.functional.cosine_similarity(sentence, pooled, dim=0)
+            assert mine[q, b].item() == pytest.approx(expected.item(), abs=2e-6)
