@@ -45,9 +45,7 @@ def video(request: pytest.FixtureRequest) -> VideoFeatures:
 def text() -> TextFeatures:
     generator = torch.Generator().manual_seed(2)
     mask = torch.arange(7) < torch.tensor([7, 4, 2])[:, None]
-    return TextFeatures(
-        torch.randn(3, WIDTH, generator=generator), torch.randn(3, 7, WIDTH, generator=generator), mask
-    )
+    return TextFeatures(torch.randn(3, WIDTH, generator=generator), torch.randn(3, 7, WIDTH, generator=generator), mask)
 
 
 def encoder(name: str, options: dict[str, object]) -> TemporalEncoder:
@@ -89,9 +87,7 @@ def test_padding_changes_nothing(name: str, options: dict[str, object], video: V
 
 
 @every_temporal
-def test_a_clip_does_not_depend_on_its_neighbours(
-    name: str, options: dict[str, object], video: VideoFeatures
-) -> None:
+def test_a_clip_does_not_depend_on_its_neighbours(name: str, options: dict[str, object], video: VideoFeatures) -> None:
     module = encoder(name, options)
     together = module(video)
     for index in range(len(video)):
@@ -116,9 +112,7 @@ def test_one_frame_works(name: str, options: dict[str, object]) -> None:
 
 @every_temporal
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_dtype_in_is_dtype_out(
-    name: str, options: dict[str, object], video: VideoFeatures, dtype: torch.dtype
-) -> None:
+def test_dtype_in_is_dtype_out(name: str, options: dict[str, object], video: VideoFeatures, dtype: torch.dtype) -> None:
     module = encoder(name, options)
     exact = real(module(video))
     for converted in (module, encoder(name, options).to(dtype)):
@@ -204,9 +198,7 @@ def test_scores_are_cosines_and_gradients_finite(
 
 
 @every_similarity
-def test_chunked_equals_whole(
-    name: str, options: dict[str, object], video: VideoFeatures, text: TextFeatures
-) -> None:
+def test_chunked_equals_whole(name: str, options: dict[str, object], video: VideoFeatures, text: TextFeatures) -> None:
     module = similarity(name, options)
     one_text_a_chunk = score_in_chunks(module, text, video, limit_mib=1e-6)
     torch.testing.assert_close(one_text_a_chunk, module(text, video), atol=1e-6, rtol=1e-5)

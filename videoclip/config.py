@@ -20,6 +20,20 @@ from videoclip.errors import ConfigError
 Positive = Annotated[int, Field(gt=0)]
 
 
+Metric = Literal[
+    "text_to_video/R@1",
+    "text_to_video/R@5",
+    "text_to_video/R@10",
+    "text_to_video/median_rank",
+    "text_to_video/mean_rank",
+    "video_to_text/R@1",
+    "video_to_text/R@5",
+    "video_to_text/R@10",
+    "video_to_text/median_rank",
+    "video_to_text/mean_rank",
+]
+
+
 class Strict(BaseModel):
     """A section of a configuration; unknown keys are mistakes."""
 
@@ -123,7 +137,7 @@ class TrainConfig(Strict):
     clip_gradient: Annotated[float, Field(gt=0)] = 1.0
     accumulation: Positive = 1
     precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
-    select: str = "text_to_video/R@1"
+    select: Metric = "text_to_video/R@1"
     checkpoint_steps: Positive = 200
     seed: int = 0
 

@@ -150,7 +150,9 @@ def test_real_files_decode_as_in_order(shared: Path) -> None:
     """Frames picked from real files, by whichever decoder, are those that reading the file in order gives."""
     names = ["asl/again.mkv", "msvd/j2Dhf-xFUxU_13_20.avi", "ucf101/Punch/v_Punch_g01_c03.avi", "msrvtt/video7500.mp4"]
     files = [shared / "videos" / name for name in names]
-    files += [shared / "awkward" / name for name in ("nasa_vfr.mp4", "odd_size_444.mp4", "mpeg1.mpg", "nasa_rotated.mp4")]
+    files += [
+        shared / "awkward" / name for name in ("nasa_vfr.mp4", "odd_size_444.mp4", "mpeg1.mpg", "nasa_rotated.mp4")
+    ]
     for path in files:
         whole = decode.scan(decode.probe(path))
         for decoder in ("auto", "pyav"):

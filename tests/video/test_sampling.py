@@ -15,7 +15,7 @@ gaps = st.lists(st.floats(1e-3, 2.0), min_size=0, max_size=60)
 def check(sampled: sampling.Sampled, count: int, frames: int) -> None:
     assert len(sampled.indices) == len(sampled.mask) == frames
     assert (np.diff(sampled.indices) >= 0).all()
-    assert 0 <= sampled.indices.min() and sampled.indices.max() < count
+    assert sampled.indices.min() >= 0 and sampled.indices.max() < count
     assert sampled.mask.sum() == min(count, frames) and sampled.mask[: sampled.mask.sum()].all()
 
 

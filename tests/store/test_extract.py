@@ -1,0 +1,185 @@
+"""Caching real files with the tiny CLIP: resume, failures, recipes, kill -9."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.conftest import numbered
+from videoclip.backbone.openclip import OpenClip
+from videoclip.data.manifest import Clip, read_manifest
+from videoclip.errors import StoreError
+from videoclip.store import FeatureStore
+from videoclip.store.extract import Summary, cache_features, read_clips
+from videoclip.video.clip import FrameChoice
+from videoclip.video.decode import probe, read
+from videoclip.video.encode import write_video
+
+FPS = FrameChoice(fps=5.0)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three good videos and three broken in different ways."""
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    for name, count in (("a.mp4", 30), ("b.mkv", 50), ("c.webm", 12)):
+        codec = "libvpx-vp9" if name.endswith("webm") else "libx264"
+        write_video(videos / name, numbered(count), 25, codec)
+    (videos / "empty.mp4").touch()
+    (videos / "page.mp4").write_text("<html>")
+    (videos / "sound.mp3").write_bytes(b"ID3" + bytes(200))
+    return videos
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_good_clips_are_cached_bad_ones_listed(folder: Path, tmp_path: Path, tiny: OpenClip, workers: int) -> None:
+    done = cache_features(read_manifest(folder), tmp_path / "s", tiny, FPS, workers=workers)
+    assert done == Summary(cached=3, present=0, failed=3, failed_before=0)
+    store = FeatureStore(tmp_path / "s")
+    assert sorted(store.ids) == ["a.mp4", "b.mkv", "c.webm"]
+    assert {f.id: f.stage for f in store.failures} == {"empty.mp4": "open", "page.mp4": "open", "sound.mp3": "open"}
+    assert all(str(folder) in f.reason and f.seconds >= 0 for f in store.failures)
+    assert store["a.mp4"].frames.shape == (6, tiny.width) and store["a.mp4"].frames.dtype == torch.float16
+    assert store["a.mp4"].seconds.tolist() == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])
+    again = cache_features(read_manifest(folder), tmp_path / "s", tiny, FPS, workers=workers)
+    assert again == Summary(cached=0, present=3, failed=0, failed_before=3)
+
+
+def test_features_are_those_of_the_backbone(folder: Path, tmp_path: Path, tiny: OpenClip) -> None:
+    cache_features(read_manifest(folder)[:1], tmp_path / "s", tiny, FrameChoice(frames=4), dtype="float32", workers=0)
+    info = probe(folder / "a.mp4")
+    pixels = tiny.preprocess(read(info, [3, 11, 18, 26]).pixels)
+    with torch.inference_mode():
+        expected = tiny.encode_image(pixels)
+    stored = FeatureStore(tmp_path / "s")["a.mp4"]
+    torch.testing.assert_close(stored.frames, expected)
+    assert stored.seconds.tolist() == pytest.approx([0.12, 0.44, 0.72, 1.04])
+    live = read_clips(tiny, [folder / "a.mp4"], 4)
+    torch.testing.assert_close(live.frames[0], expected)
+
+
+def test_a_mended_file_is_retried_when_asked(folder: Path, tmp_path: Path, tiny: OpenClip) -> None:
+    cache_features(read_manifest(folder), tmp_path / "s", tiny, FPS, workers=0)
+    shutil.copy(folder / "a.mp4", folder / "page.mp4")
+    assert cache_features(read_manifest(folder), tmp_path / "s", tiny, FPS, workers=0).failed_before == 3
+    done = cache_features(read_manifest(folder), tmp_path / "s", tiny, FPS, workers=0, retry_failed=True)
+    assert done == Summary(cached=1, present=3, failed=2, failed_before=0)
+    store = FeatureStore(tmp_path / "s")
+    assert {f.id for f in store.failures} == {"empty.mp4", "sound.mp3"}
+    assert torch.equal(store["page.mp4"].frames, store["a.mp4"].frames)
+
+
+def test_another_recipe_is_refused_with_what_differs(folder: Path, tmp_path: Path, tiny: OpenClip) -> None:
+    clips = read_manifest(folder)[:1]
+    cache_features(clips, tmp_path / "s", tiny, FPS, workers=0)
+    with pytest.raises(StoreError, match=r"fps: 5.0 / 2.0; dtype: float16 / float32"):
+        cache_features(clips, tmp_path / "s", tiny, FrameChoice(fps=2.0), dtype="float32", workers=0)
+    with pytest.raises(StoreError, match="neither empty nor a feature store"):
+        cache_features(clips, folder, tiny, FPS, workers=0)
+
+
+def test_stretches_of_one_file(folder: Path, tmp_path: Path, tiny: OpenClip) -> None:
+    clips = [Clip(id=f"b{i}", path=folder / "b.mkv", start=i * 0.5, end=i * 0.5 + 0.5) for i in range(5)]
+    done = cache_features(clips, tmp_path / "s", tiny, FrameChoice(frames=3), workers=0)
+    store = FeatureStore(tmp_path / "s")
+    assert done.cached == 4 and "no frame between 2.0 and 2.5" in store.failures[0].reason
+    for i in range(4):
+        assert ((store[f"b{i}"].seconds >= i * 0.5) & (store[f"b{i}"].seconds < i * 0.5 + 0.5)).all()
+
+
+def test_captions_are_cached_with_the_clips(folder: Path, tmp_path: Path, tiny: OpenClip) -> None:
+    clips = [Clip(id="a", path=folder / "a.mp4", captions=("a red circle", "a ring", "a red circle"))]
+    cache_features(clips, tmp_path / "s", tiny, FPS, dtype="float32", workers=0)
+    store = FeatureStore(tmp_path / "s")
+    with torch.inference_mode():
+        expected = tiny.encode_text(tiny.tokenize(["a ring", "a red circle"])).sentence
+    torch.testing.assert_close(store.text(["a ring", "a red circle"]).sentence, expected)
+    assert store.describe()["texts"] == 2
+    with pytest.raises(StoreError, match="1 of 2 captions are not in the store, the first is 'a dog'"):
+        store.text(["a ring", "a dog"])
+
+
+def test_a_damaged_file_keeps_the_frames_that_decode(shared: Path, tmp_path: Path, tiny: OpenClip) -> None:
+    clip = Clip(id="c", path=shared / "awkward" / "corrupted.mp4")
+    cache_features([clip], tmp_path / "s", tiny, FrameChoice(fps=10), workers=0)
+    stored = FeatureStore(tmp_path / "s")["c"]
+    assert stored.notes["damaged"] > 0 and len(stored.frames) > 20
+    assert FeatureStore(tmp_path / "s").describe()["damaged"] == 1
+
+
+def test_padding_thinning_and_missing_clips(folder: Path, tmp_path: Path, tiny: OpenClip) -> None:
+    cache_features(read_manifest(folder), tmp_path / "s", tiny, FPS, workers=0)
+    store = FeatureStore(tmp_path / "s")
+    video = store.features(["a.mp4", "b.mkv", "c.webm"], frames=4)
+    assert video.frames.shape == (3, 4, tiny.width) and video.frames.dtype == torch.float32
+    assert video.mask.tolist() == [[True] * 4, [True] * 4, [True, True, True, False]]
+    assert not video.frames[2, 3].any()
+    assert store.features(["a.mp4", "b.mkv"]).frames.shape == (2, 10, tiny.width)
+    random = store.features(["b.mkv"], 4, np.random.default_rng(0)).seconds[0]
+    assert (random.diff() > 0).all()
+    with pytest.raises(StoreError, match="no clip 'empty.mp4': .*0 bytes"):
+        store["empty.mp4"]
+    with pytest.raises(StoreError, match="never cached"):
+        store["nothing"]
+
+
+def test_kill_nine_and_go_on(tmp_path: Path, tiny: OpenClip) -> None:
+    """Killed at any moment and started again, the store ends as that of one clean run, to the bit."""
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    for number in range(24):
+        write_video(videos / f"{number:02d}.mp4", np.roll(numbered(20), number, axis=2), 10)
+    cache_features(read_manifest(videos), tmp_path / "clean", tiny, FPS, workers=0)
+    command = [sys.executable, "-m", "videoclip.cli", "cache", str(videos), "--out", str(tmp_path / "s"), "--fps", "5"]
+    kills = 0
+    for delay in (0.0, 0.3, 0.1):
+        process = subprocess.Popen([*command, "--workers", "0"], start_new_session=True, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "s" / "clips-0000-00000.npy").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(delay)
+        kills += process.poll() is None
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        FeatureStore(tmp_path / "s")  # readable at any time
+    assert kills
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    clean, resumed = FeatureStore(tmp_path / "clean"), FeatureStore(tmp_path / "s")
+    assert sorted(resumed.ids) == sorted(clean.ids) and len(clean) == 24
+    assert all(torch.equal(clean[i].frames, resumed[i].frames) for i in clean.ids)
+
+
+def test_a_worker_that_dies_costs_one_clip(
+    folder: Path, tmp_path: Path, tiny: OpenClip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exercises the real pool with a loader that kills its process on one file, as a crashing decoder would."""
+    from videoclip.store import extract
+
+    clips = [clip for clip in read_manifest(folder) if clip.path.suffix in (".mp4", ".mkv", ".webm")]
+    results = dict(
+        (clip.id, type(result).__name__) for clip, result in extract._in_workers(_die_on_b, clips, workers=2)
+    )
+    assert results == {"a.mp4": "str", "b.mkv": "Failure", "c.webm": "str", "empty.mp4": "str", "page.mp4": "str"}
+
+
+def _die_on_b(clip: Clip) -> str:
+    if clip.id == "b.mkv":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return clip.id
+
+
+def test_describe_round_trips_as_json(shapes_store: FeatureStore) -> None:
+    described = json.loads(json.dumps(shapes_store.describe()))
+    assert described["recipe"]["frames"] == 12 and described["clips"] == len(shapes_store) == 24 + 2 * 13
+    assert described["fingerprint"] == shapes_store.fingerprint
