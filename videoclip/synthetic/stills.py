@@ -53,8 +53,8 @@ def picture(fact: Fact, background: str, generator: np.random.Generator, side: i
 def training_batch(generator: np.random.Generator, size: int, side: int = 64) -> tuple[Array, list[str]]:
     """Random pictures (size, side, side, 3) with captions that name some or all of what is seen.
 
-    Pictures come in groups of up to six that differ in one fact only. In a batch drawn at random hardly any two pictures
-    differ in one fact alone, and the harder facts are then learned last, if at all.
+    Pictures come in groups of up to six that differ in one fact only. In a batch drawn at random hardly any two do,
+    and the harder facts are then learned last, if at all.
     """
     facts: list[Fact] = []
     every: list[list[str]] = [list(SIZES), list(COLOURS), list(SHAPES), list(PLACES | CORNERS)]
