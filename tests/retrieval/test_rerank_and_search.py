@@ -72,7 +72,7 @@ def test_search_finds_the_clip_and_the_moment(tmp_path: Path, tiny: OpenClip) ->
     def shown(colour: str, shape: str) -> np.ndarray:
         return picture(("large", colour, shape, "in the centre"), "white", generator, side=96)
 
-    halves = np.stack([shown("red", "star")] * 10 + [shown("green", "square")] * 10)
+    halves = np.stack([shown("red", "cross")] * 10 + [shown("green", "square")] * 10)
     write_video(tmp_path / "halves.mp4", halves, 10)
     write_video(tmp_path / "other.mp4", np.stack([shown("blue", "ring")] * 20), 10)
     write_video(tmp_path / "bars.mp4", numbered(20, 96, 96), 10)
@@ -81,5 +81,5 @@ def test_search_finds_the_clip_and_the_moment(tmp_path: Path, tiny: OpenClip) ->
     hits = search(tmp_path / "s", "a large green square in the centre", k=2)
     assert len(hits) == 2 and hits[0].id == "halves.mp4" and hits[0].score > hits[1].score
     assert 1.0 <= hits[0].seconds <= 1.9 and (hits[0].start, hits[0].end) == (0.0, pytest.approx(1.8))
-    assert search(tmp_path / "s", "a large red star in the centre", k=1)[0].seconds < 1.0
+    assert search(tmp_path / "s", "a large red cross in the centre", k=1)[0].seconds < 1.0
     assert len(search(tmp_path / "s", "a", k=50)) == 3

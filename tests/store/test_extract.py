@@ -82,6 +82,8 @@ def test_a_mended_file_is_retried_when_asked(folder: Path, tmp_path: Path, tiny:
 
 def test_another_recipe_is_refused_with_what_differs(folder: Path, tmp_path: Path, tiny: OpenClip) -> None:
     clips = read_manifest(folder)[:1]
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "store.json.tmp").touch()  # left by a run that was killed in its first moment
     cache_features(clips, tmp_path / "s", tiny, FPS, workers=0)
     with pytest.raises(StoreError, match=r"fps: 5.0 / 2.0; dtype: float16 / float32"):
         cache_features(clips, tmp_path / "s", tiny, FrameChoice(fps=2.0), dtype="float32", workers=0)

@@ -24,7 +24,7 @@ def test_every_motion_has_a_reverse() -> None:
 def test_reversed_pictures_show_the_reversed_scene() -> None:
     """Rendering the reversed scene equals reversing the pictures, wherever the start is the same."""
     for motion in ("right", "down", "grows"):
-        scene = Scene("star", "red", "red", "small", motion, "black", False, 0.5, 0.5)
+        scene = Scene("bar", "red", "red", "small", motion, "black", False, 0.5, 0.5)
         assert np.array_equal(render(scene)[::-1], render(scene.reversed()))
 
 

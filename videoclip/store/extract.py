@@ -101,10 +101,11 @@ def _open_or_create(folder: Path, recipe: Recipe, backbone: Backbone) -> Feature
     description = folder / "store.json"
     if not description.exists():
         folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / "store.json.tmp"
+        temporary.unlink(missing_ok=True)
         if any(folder.iterdir()):
             raise StoreError(f"{folder} is neither empty nor a feature store; choose another folder.")
         content = {"format": FORMAT, "backbone": backbone.spec, "recipe": asdict(recipe)}
-        temporary = folder / "store.json.tmp"
         temporary.write_text(json.dumps(content, indent=2) + "\n")
         temporary.replace(description)
     store = FeatureStore(folder)

@@ -35,12 +35,6 @@ def _triangle(x: Array, y: Array) -> Array:
     return np.maximum(y / 0.6, (np.abs(x) * 0.866 - y * 0.5) / 0.6)
 
 
-def _star(x: Array, y: Array) -> Array:
-    angle = np.arctan2(x, -y)
-    wedge = np.abs((angle / (2 * np.pi / 5) + 0.5) % 1 - 0.5) * 2  # 0 at a tip, 1 between two tips
-    return np.hypot(x, y) / (1.1 - 0.65 * wedge)
-
-
 def _cross(x: Array, y: Array) -> Array:
     x, y = np.abs(x), np.abs(y)
     return np.minimum(np.maximum(x / 0.32, y), np.maximum(x, y / 0.32))
@@ -51,7 +45,7 @@ SHAPES: dict[str, Callable[[Array, Array], Array]] = {
     "circle": np.hypot,
     "square": lambda x, y: np.maximum(np.abs(x), np.abs(y)) / 0.85,
     "triangle": _triangle,
-    "star": _star,
+    "bar": lambda x, y: np.maximum(np.abs(x), np.abs(y) / 0.35),
     "cross": _cross,
     "ring": lambda x, y: 0.5 + np.abs(np.hypot(x, y) - 0.75) / 0.5,
 }
