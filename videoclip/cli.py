@@ -46,7 +46,7 @@ def cache(args: argparse.Namespace) -> None:
 
     clips = read_manifest(args.source)
     choice = FrameChoice(frames=args.frames, fps=None if args.frames else args.fps)
-    backbone = create_backbone(args.model, args.pretrained)
+    backbone = create_backbone(args.model, args.pretrained, "auto")
     done = cache_features(
         clips,
         args.out,
@@ -113,7 +113,7 @@ def rerank(args: argparse.Namespace) -> None:
 
     store, before = FeatureStore(args.store), read_run(args.run)
     spec = store.backbone_spec
-    backbone = create_backbone(str(spec["name"]), spec["pretrained"])
+    backbone = create_backbone(str(spec["name"]), spec["pretrained"], "auto")
     after = run_reranking(before, read_queries(args.queries), store, backbone, args.weight, args.depth, args.scaling)
     write_run(after, args.out, "rerank")
     if args.qrels:

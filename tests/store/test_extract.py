@@ -80,6 +80,15 @@ def test_a_mended_file_is_retried_when_asked(folder: Path, tmp_path: Path, tiny:
     assert torch.equal(store["page.mp4"].frames, store["a.mp4"].frames)
 
 
+def test_half_a_line_of_the_failures_table_is_no_harm(folder: Path, tmp_path: Path, tiny: OpenClip) -> None:
+    clips = read_manifest(folder)
+    cache_features([c for c in clips if c.id == "empty.mp4"], tmp_path / "s", tiny, FPS, workers=0)
+    with (tmp_path / "s" / "failures.jsonl").open("a") as file:
+        file.write('{"id": "page.mp4", "path": "/a')
+    cache_features([c for c in clips if c.id in ("page.mp4", "sound.mp3")], tmp_path / "s", tiny, FPS, workers=0)
+    assert {f.id for f in FeatureStore(tmp_path / "s").failures} == {"empty.mp4", "page.mp4", "sound.mp3"}
+
+
 def test_another_recipe_is_refused_with_what_differs(folder: Path, tmp_path: Path, tiny: OpenClip) -> None:
     clips = read_manifest(folder)[:1]
     (tmp_path / "s").mkdir()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 from videoclip.features import TextFeatures
@@ -46,17 +47,20 @@ class Backbone(Protocol):
         """Q texts -> (Q, L) token ids; longer texts are cut."""
 
 
-def create_backbone(name: str = "tiny", pretrained: str | None = None) -> Backbone:
+def create_backbone(name: str = "tiny", pretrained: str | None = None, device: str = "cpu") -> Backbone:
     """Load a backbone.
 
     Args:
         name: ``tiny`` (shipped with the package), an open_clip architecture such as ``ViT-B-32-quickgelu``,
             ``hf-hub:org/model``, or a folder with ``open_clip_config.json`` and weights.
         pretrained: an open_clip tag such as ``openai``, or a file of weights; only with an architecture.
+        device: ``cpu``, ``cuda``, or ``auto`` for a GPU if there is one.
 
     Raises:
         BackboneError: the name or tag is unknown, or the weights do not fit the architecture.
     """
     from videoclip.backbone.openclip import OpenClip
 
-    return OpenClip(name, pretrained)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return OpenClip(name, pretrained).to(device)

@@ -51,13 +51,12 @@ def rerank(
         )
     store.check_backbone(backbone)
     similarity = create("similarity", "max_frame", width=backbone.width)
-    text = backbone.encode_text(backbone.tokenize([queries[query] for query in run]))
+    device = next(backbone.text_tower.parameters()).device
+    text = backbone.encode_text(backbone.tokenize([queries[query] for query in run]).to(device)).to("cpu")
     result: Run = {}
     for number, (query, entries) in enumerate(run.items()):
         head, tail = entries[:depth], entries[depth:]
-        frames = similarity(text[number : number + 1].to("cpu"), store.features([video for video, _ in head]))[
-            0
-        ].tolist()
+        frames = similarity(text[number : number + 1], store.features([video for video, _ in head]))[0].tolist()
         mixed = mix([score for _, score in head], frames, weight, scaling)
         ordered = sorted(zip([video for video, _ in head], mixed, strict=True), key=lambda entry: -entry[1])
         floor = min(mixed)

@@ -116,8 +116,8 @@ class FeatureStore:
     def failures(self) -> list[Failure]:
         """Clips that could not be cached, without those that succeeded later."""
         path = self.folder / "failures.jsonl"
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        found = {f.id: f for f in (Failure(**json.loads(line)) for line in lines if line.endswith("\n"))}
+        lines = path.read_text().splitlines() if path.exists() else []
+        found = {failure.id: failure for failure in map(_failure, lines) if failure}
         return [failure for failure in found.values() if failure.id not in self._clips]
 
     def __len__(self) -> int:
@@ -201,6 +201,11 @@ class FeatureStore:
             "damaged": sum(bool(r.notes.get("damaged")) for r in self._clips.values()),
         }
 
+    @property
+    def captions(self) -> set[str]:
+        """All captions whose features are stored."""
+        return set(self._texts)
+
     @cached_property
     def _texts(self) -> dict[str, Record]:
         return self._read("texts")
@@ -216,6 +221,14 @@ class FeatureStore:
         if len(mapped) < record.row + record.rows:
             raise StoreError(f"{record.shard}: is shorter than its index says; copy it again, or cache again.")
         return np.array(mapped[record.row : record.row + record.rows])
+
+
+def _failure(line: str) -> Failure | None:
+    """A line of the failures table; None for what a kill left of one, whose clip will simply be tried again."""
+    try:
+        return Failure(**json.loads(line))
+    except (ValueError, TypeError):
+        return None
 
 
 def _thin(clip: StoredClip, frames: int, generator: np.random.Generator | None) -> StoredClip:

@@ -119,7 +119,8 @@ def _open_or_create(folder: Path, recipe: Recipe, backbone: Backbone) -> Feature
 
 
 def _cache_texts(captions: Sequence[str], store: FeatureStore, backbone: Backbone) -> None:
-    wanted = [caption for caption in captions if caption not in store._texts]
+    known = store.captions
+    wanted = [caption for caption in captions if caption not in known]
     if not wanted:
         return
     with (
@@ -153,7 +154,8 @@ def _cache_clips(
         for clip, result in track(loaded, "clips", total=len(clips)):
             if isinstance(result, Failure):
                 failures += 1
-                failed.write(json.dumps(asdict(result), ensure_ascii=False) + "\n")
+                line = json.dumps(asdict(result), ensure_ascii=False)
+                failed.write(f"\n{line}\n")  # on a line of its own, whatever a kill left before
                 failed.flush()
                 continue
             rows = _encode(backbone, result.pixels).cpu().numpy()

@@ -64,13 +64,12 @@ class Trainer:
         self.config, self.run, self.accelerator = config, run, accelerator
         set_seed(config.train.seed)
         self.store = FeatureStore(config.data.store)
-        self.clips = read_manifest(config.data.manifest)
+        self.manifest = read_manifest(config.data.manifest)
         self.model = build_model(config.model)
         self.store.check_backbone(self.model.backbone)  # type: ignore[arg-type]
         self.pairs = self._pairs()
-        self.validation = self._split(config.data.validation)
-        for split in config.data.test:
-            self._split(split)  # a test split that is missing should be told now, not after the training
+        for split in (config.data.validation, *config.data.test):
+            self._present(split)  # what is missing should be told now, not after the training
         self.progress, state = run.load()
         if accelerator.is_main_process:
             run.start(config, self.store.fingerprint)
@@ -104,7 +103,10 @@ class Trainer:
     def report(self, seconds: float) -> dict[str, Any]:
         """Score the best epoch on the test splits and write the result."""
         best = load_model(self.run.folder / "best").to(self.accelerator.device)
-        tests = {s: evaluate(best, self.store, self._split(s), True).summary() for s in self.config.data.test}
+        tests = {
+            split: evaluate(best, self.store, self._clips(split), self.config.data.allow_missing).summary()
+            for split in self.config.data.test
+        }
         report = {
             "test": tests,
             "selected_by": f"{self.config.data.validation} {self.config.train.select}",
@@ -149,11 +151,11 @@ class Trainer:
 
     def _validate(self, steps: int) -> None:
         """Score the validation split; keep the weights if no earlier epoch was as good."""
-        metrics = evaluate(self.model, self.store, self.validation, True).metrics
+        clips = self._clips(self.config.data.validation)
+        metrics = evaluate(self.model, self.store, clips, self.config.data.allow_missing).metrics
         value = metrics[self.config.train.select]
-        signed = -value if self.config.train.select.endswith("_rank") else value
-        best = self.progress.best_value
-        improved = best is None or signed > (-best if self.config.train.select.endswith("_rank") else best)
+        sign = -1 if self.config.train.select.endswith("_rank") else 1
+        improved = self.progress.best_value is None or sign * value > sign * self.progress.best_value
         if improved:
             self.progress.best_value, self.progress.best_epoch = value, self.progress.epoch
         if self.accelerator.is_main_process:
@@ -174,12 +176,14 @@ class Trainer:
                 },
             )
 
-    def _split(self, split: str) -> list[Clip]:
-        clips = of_split(self.clips, split, self.config.data.manifest)
-        return in_store(clips, self.store, self.config.data.allow_missing)
+    def _clips(self, split: str) -> list[Clip]:
+        return of_split(self.manifest, split, self.config.data.manifest)
+
+    def _present(self, split: str) -> list[Clip]:
+        return in_store(self._clips(split), self.store, self.config.data.allow_missing)
 
     def _pairs(self) -> TrainingPairs:
-        config, clips = self.config, self._split(self.config.data.train)
+        config, clips = self.config, self._present(self.config.data.train)
         live = config.model.text_tuning.name != "none" or self.model.similarity.needs_words
         tokens = self.model.backbone.tokenize(captions(clips)) if live and self.model.backbone else None
         random_frames = config.data.sampling == "random"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -128,8 +128,6 @@ def scan(info: VideoInfo) -> VideoInfo:
     Raises:
         DecodeError: nothing can be decoded.
     """
-    from dataclasses import replace
-
     with _open(info.path) as container:
         stream = _video_stream(container, info.path)
         errors: list[str] = []
