@@ -77,7 +77,7 @@ def train(args: argparse.Namespace) -> None:
     if args.print_config:
         print(dump(config), end="")
         return
-    out = args.out or Path("runs") / find_config(args.config).stem
+    out = args.out or Path("runs") / "_".join([find_config(args.config).stem, *args.overrides]).replace("/", "-")
     report = run_training(config, out, args.resume, prepare_data)
     if report:
         print(json.dumps(report, indent=2))
@@ -176,7 +176,7 @@ def _cache_arguments(sub: argparse.ArgumentParser) -> None:
 def _train_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("config", help="a YAML file, or the name of a shipped one such as demo/lstm")
     sub.add_argument("overrides", nargs="*", metavar="a.b=value")
-    sub.add_argument("--out", type=Path, help="the run's folder (default: runs/CONFIG)")
+    sub.add_argument("--out", type=Path, help="the run's folder (default: runs/CONFIG, with any overrides)")
     sub.add_argument("--resume", action="store_true", help="go on with the run in --out")
     sub.add_argument("--print-config", action="store_true", help="show the resolved config and stop")
 

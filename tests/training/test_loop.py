@@ -116,6 +116,13 @@ def test_resuming_another_config_is_refused(config: RunConfig, uninterrupted: Pa
         train(with_values(config, tmp_path, "train.lr=0.5"), uninterrupted, resume=True)
 
 
+def test_a_finished_run_is_not_done_again(config: RunConfig, uninterrupted: Path) -> None:
+    before = losses(uninterrupted)
+    report = train(config, uninterrupted)
+    assert report is not None and losses(uninterrupted) == before
+    assert report["test"] == json.loads((uninterrupted / "report.json").read_text())["test"]
+
+
 def test_two_processes_give_the_losses_of_one(config: RunConfig, uninterrupted: Path, tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(dump(config))
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
@@ -129,6 +136,7 @@ def test_two_processes_give_the_losses_of_one(config: RunConfig, uninterrupted: 
 def test_cached_texts_and_accumulation(config: RunConfig, tmp_path: Path) -> None:
     """With a frozen text tower nothing but the store is read; two half batches are one step."""
     overrides = ["model.text_tuning=none", "train.accumulation=2", "train.epochs=1", "model.similarity=query_scoring"]
+    overrides.append("train.precision=bf16")
     report = train(with_values(config, tmp_path, *overrides), tmp_path / "run")
     assert report is not None and len(losses(tmp_path / "run")) == 3
     weights = load_model(tmp_path / "run").trained()
@@ -140,6 +148,7 @@ def test_cached_texts_and_accumulation(config: RunConfig, tmp_path: Path) -> Non
     [
         ("train.batch_size=1000", DataError, "more than the 72 training pairs"),
         ("train.accumulation=7", DataError, "multiple of accumulation"),
+        ("train.precision=fp16", DataError, "fp16 needs a GPU"),
         ("data.test=[absent]", DataError, "no clip with captions in split 'absent'"),
         ("data.manifest=nowhere.jsonl", DataError, "no such manifest"),
         ("data.validation=test", ConfigError, "must not see the test"),

@@ -47,6 +47,9 @@ def train(
     """
     accelerator = Accelerator(mixed_precision=_precision(config.train.precision), cpu=not torch.cuda.is_available())
     run = Run(out, config, resume)
+    finished = run.read_report()
+    if finished is not None:
+        return finished if accelerator.is_main_process else None
     if prepare is not None:
         with accelerator.main_process_first():
             prepare(config)
@@ -205,6 +208,8 @@ class Trainer:
 
 
 def _precision(wanted: str) -> str:
+    if wanted == "fp16" and not torch.cuda.is_available():
+        raise DataError("train.precision=fp16 needs a GPU; use bf16 or fp32.")
     if wanted == "auto":
         return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
     return "no" if wanted == "fp32" else wanted

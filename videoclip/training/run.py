@@ -36,10 +36,10 @@ class Run:
     Args:
         folder: where.
         config: resolved; written there, or compared with what is there on resuming.
-        resume: go on with the run in ``folder``; without it the folder must hold none.
+        resume: go on with the run in ``folder``; without it the folder must hold none, or a finished one.
 
     Raises:
-        CheckpointError: there is a run and ``resume`` was not said, or its config is another one.
+        CheckpointError: there is an unfinished run and ``resume`` was not said, or its config is another one.
     """
 
     def __init__(self, folder: str | Path, config: RunConfig, resume: bool) -> None:
@@ -48,13 +48,11 @@ class Run:
         self._state = self.folder / "state.pt"
         written = self.folder / "config.yaml"
         if written.exists():
-            if not resume:
-                raise CheckpointError(
-                    f"{self.folder} holds a run already; add --resume to go on, or choose another --out."
-                )
             if load_config(written) != config:
+                raise CheckpointError(f"{self.folder} holds a run with another config; choose another --out.")
+            if not resume and self.read_report() is None:
                 raise CheckpointError(
-                    f"{self.folder} was started with another config than this one; choose another --out."
+                    f"{self.folder} holds an unfinished run; add --resume to go on with it, or choose another --out."
                 )
 
     def start(self, config: RunConfig, store_fingerprint: str) -> None:
@@ -100,6 +98,11 @@ class Run:
         """Append a line to ``metrics.jsonl``."""
         with self._metrics.open("a") as file:
             file.write(json.dumps(values) + "\n")
+
+    def read_report(self) -> dict[str, Any] | None:
+        """The result, if the run is finished."""
+        path = self.folder / "report.json"
+        return dict(json.loads(path.read_text())) if path.exists() else None
 
     def report(self, values: dict[str, Any]) -> None:
         """Write ``report.json``, the run's result."""
