@@ -84,6 +84,19 @@ def train(model: OpenClip, steps: int, batch: int, lr: float, seed: int) -> None
 
 
 @torch.no_grad()
+def settle_lengths(model: OpenClip, per_value: float = 0.45) -> None:
+    """Scale both projections so that embeddings are as large as real CLIP's: about 10 long for 512 values.
+
+    The contrastive loss leaves their length free; temporal modules that add to plain frames do not.
+    """
+    pictures, _, captions = stills.measuring_set(0, 500)
+    image = model.encode_image(torch.from_numpy(pictures).permute(0, 3, 1, 2))
+    text = model.encode_text(model.tokenize(captions)).sentence
+    for projection, embeddings in ((model.clip.visual.proj, image), (model.clip.text_projection, text)):
+        projection.data *= per_value * math.sqrt(model.width) / embeddings.norm(dim=-1).mean()
+
+
+@torch.no_grad()
 def accuracy(model: OpenClip, seed: int, images: int = 2000) -> float:
     """Share, in per cent, of fresh pictures whose exact caption scores best among all 480."""
     pictures, answers, captions = stills.measuring_set(seed, images)
@@ -106,6 +119,7 @@ def main() -> None:
     model = OpenClip(str(args.out), random_weights=True)
     spread_positions(model)
     train(model, args.steps, args.batch, args.lr, args.seed)
+    settle_lengths(model)
     weights = {name: tensor.half().contiguous() for name, tensor in model.clip.state_dict().items()}
     save_file(weights, args.out / "open_clip_model.safetensors")
     print(f"exact caption among 480: {accuracy(OpenClip(str(args.out)), args.seed + 1):.1f} % of 2000 fresh pictures")

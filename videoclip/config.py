@@ -123,6 +123,8 @@ class TrainConfig(Strict):
         tower_lr: peak learning rate inside the towers.
         warmup: share of all steps in which the learning rates rise from zero; then they fall as a cosine to zero.
         accumulation: batches per optimiser step; each batch contrasts only its own pairs.
+        reversed_negatives: each text is also contrasted with its own video's frames in reverse order; for captions that
+            tell an order of events (the idea of Test of Time, Bagad et al., CVPR 2023, arXiv:2301.02074).
         precision: ``auto`` takes bf16 on GPUs that have it, else fp32.
         select: metric of the validation split that chooses the best epoch.
         checkpoint_steps: optimiser steps between checkpoints; each epoch also ends with one.
@@ -136,6 +138,7 @@ class TrainConfig(Strict):
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
     clip_gradient: Annotated[float, Field(gt=0)] = 1.0
     accumulation: Positive = 1
+    reversed_negatives: bool = False
     precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
     select: Metric = "text_to_video/R@1"
     checkpoint_steps: Positive = 200

@@ -163,10 +163,12 @@ def _is_openai_export(path: Path) -> bool:
 
         with safe_open(path, "pt") as file:
             return all(key in file.keys() for key in OPENAI_ONLY_KEYS)  # noqa: SIM118 - safe_open is no dict
+    if _is_torchscript(path):
+        return True
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception:  # a TorchScript archive cannot be read as plain weights: OpenAI's own format
-        return _is_torchscript(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # pickle, zip and torch raise many kinds for a file that holds no plain weights
+        raise BackboneError(f"{path} cannot be read as a file of weights: {error}") from error
     content = content.get("state_dict", content)
     return all(key in content for key in OPENAI_ONLY_KEYS)
 

@@ -60,8 +60,8 @@ NOVEL = {(c, s) for (i, c), (j, s) in itertools.product(enumerate(COLOURS), enum
 class Counts:
     """Scenes per split; all but ``train`` come with their twins, so twice as many videos."""
 
-    train: int = 1500
-    val: int = 100
+    train: int = 2000
+    val: int = 75
     test: int = 150
     novel: int = 60
 
@@ -100,7 +100,7 @@ class Scene:
 def render(scene: Scene, frames: int = FRAMES, side: int = SIDE) -> Array:
     """The pictures of a scene: (frames, side, side, 3) uint8."""
     time = np.linspace(0, 1, frames)
-    progress = np.clip(2 * time - 0.5, 0, 1) if scene.fast else time  # fast: all of it in the middle half
+    progress = np.clip(1.5 * time - 0.25, 0, 1) if scene.fast else time  # fast: all of it in the middle two thirds
     ahead = progress if scene.motion == _forward(scene.motion) else 1 - progress
     along, lane = 0.2 + 0.6 * ahead, np.full(frames, 0.35 + 0.3 * scene.lane)
     angle = 2 * np.pi * (ahead + scene.turn)
@@ -189,9 +189,9 @@ def _scene(generator: np.random.Generator) -> Scene:
 
 def _captions(scene: Scene, split: str, name: str, seed: int) -> tuple[str, ...]:
     """Three phrasings for training; one, chosen by the video's name, where queries are counted."""
+    number = int(name.split("-")[0])
     if split == "train":
-        return tuple(scene.caption(phrasing, background=phrasing == 2) for phrasing in range(3))
-    number = int(name.split("-", maxsplit=1)[0])
+        return tuple(scene.caption(phrasing, background=(number + phrasing) % 2 == 0) for phrasing in range(3))
     return (scene.caption((number + seed) % 3, background=number % 2 == 0),)
 
 

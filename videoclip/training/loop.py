@@ -83,7 +83,9 @@ class Trainer:
         if state:
             optimizer.load_state_dict(state["optimizer"])
             torch.set_rng_state(state["rng"])
-        self.task, self.optimizer = accelerator.prepare(ContrastiveTask(self.model), optimizer)
+        self.task, self.optimizer = accelerator.prepare(
+            ContrastiveTask(self.model, config.train.reversed_negatives), optimizer
+        )
         if state and accelerator.scaler is not None:
             accelerator.scaler.load_state_dict(state["scaler"])
 
