@@ -189,7 +189,7 @@ def _scene(generator: np.random.Generator) -> Scene:
 
 def _captions(scene: Scene, split: str, name: str, seed: int) -> tuple[str, ...]:
     """Three phrasings for training; one, chosen by the video's name, where queries are counted."""
-    number = int(name.split("-")[0])
+    number = int(name.split("-", maxsplit=1)[0])
     if split == "train":
         return tuple(scene.caption(phrasing, background=(number + phrasing) % 2 == 0) for phrasing in range(3))
     return (scene.caption((number + seed) % 3, background=number % 2 == 0),)
