@@ -34,3 +34,10 @@ def test_captions_of_one_video_do_not_push_each_other_away() -> None:
 def test_without_ids_every_pair_is_its_own() -> None:
     logits = torch.randn(5, 5)
     assert torch.equal(symmetric_cross_entropy(logits), symmetric_cross_entropy(logits, torch.arange(5)))
+
+
+def test_more_negatives_for_texts_join_their_rows_only() -> None:
+    logits, extra = torch.randn(3, 3), torch.randn(3, 2)
+    rows = torch.nn.functional.cross_entropy(torch.cat([logits, extra], 1), torch.arange(3))
+    columns = torch.nn.functional.cross_entropy(logits.T, torch.arange(3))
+    assert torch.allclose(symmetric_cross_entropy(logits, text_negatives=extra), (rows + columns) / 2)

@@ -10,10 +10,11 @@ import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
 from videoclip.features import TextFeatures, VideoFeatures
+from videoclip.losses import symmetric_cross_entropy
 from videoclip.model import VideoTextModel
 from videoclip.registry import create
 from videoclip.store.dataset import Batch
-from videoclip.training.task import ContrastiveTask
+from videoclip.training.task import ContrastiveTask, backwards
 
 
 def task() -> ContrastiveTask:
@@ -57,3 +58,28 @@ def test_two_processes_give_the_gradients_of_one(tmp_path: Path) -> None:
     assert set(found) == set(expected) and len(expected) > 5
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, atol=1e-6, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_backwards_turns_the_real_frames_only() -> None:
+    video = whole_batch().video
+    turned = backwards(video)
+    for index, mask in enumerate(video.mask):
+        assert torch.equal(turned.frames[index][mask], video.frames[index][mask].flip(0))
+    again = backwards(turned)
+    assert torch.equal(again.frames[video.mask], video.frames[video.mask]) and torch.equal(again.mask, video.mask)
+
+
+def test_reversed_negatives_teach_order_and_nothing_to_the_blind() -> None:
+    """A model blind to order scores both ways alike: the loss grows, by a constant it cannot change."""
+    batch = whole_batch()
+    blind = VideoTextModel(
+        None, create("temporal", "none", width=16), create("similarity", "mean", width=16), logit_scale=2.0
+    )
+    with_rival, without = ContrastiveTask(blind, True)(batch), ContrastiveTask(blind)(batch)
+    assert with_rival > without
+    seeing = task()
+    rows = seeing.model(batch.text, batch.video)
+    own = seeing.model(batch.text, backwards(batch.video)).diagonal()[:, None]
+    expected = symmetric_cross_entropy(rows, batch.video_ids, own)
+    assert torch.allclose(ContrastiveTask(seeing.model, True)(batch), expected)
+    assert not torch.allclose(rows.diagonal()[:, None], own, atol=1e-3)
