@@ -125,7 +125,7 @@ def test_a_finished_run_is_not_done_again(config: RunConfig, uninterrupted: Path
 
 def test_two_processes_give_the_losses_of_one(config: RunConfig, uninterrupted: Path, tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(dump(config))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
     command = [*launch, str(TRAIN), str(tmp_path / "c.yaml"), "--out", str(tmp_path / "run")]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert losses(tmp_path / "run") == pytest.approx(losses(uninterrupted), rel=2e-3)
