@@ -19,7 +19,9 @@ README = (ROOT / "README.md").read_text()
 
 
 def blocks(kind: str) -> list[str]:
-    return re.findall(rf"^```{kind}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    """The fenced blocks whose opening fence names ``kind``."""
+    parts = re.split(r"^```", README, flags=re.MULTILINE)[1::2]
+    return [body for name, _, body in (part.partition("\n") for part in parts) if name == kind]
 
 
 def commands() -> list[list[str]]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from rich.progress import track
 
@@ -45,6 +46,7 @@ def train(
     Raises:
         VideoclipError: config, data, store or an earlier run in ``out`` do not fit.
     """
+    AcceleratorState._reset_state()  # an earlier run of this process may have used another precision
     accelerator = Accelerator(mixed_precision=_precision(config.train.precision), cpu=not torch.cuda.is_available())
     run = Run(out, config, resume)
     finished = run.read_report()
