@@ -105,6 +105,30 @@ def test_chunks_join_to_the_whole(numbered_mp4: Path) -> None:
         assert numbers_of(np.concatenate([p.pixels for p in parts])) == wanted
 
 
+def test_pyav_goes_on_where_decord_gives_up(numbered_mp4: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """decord fails after its first chunk: no frame comes twice, none is missing."""
+    real_reader = decode._decord_reader
+
+    class GivesUp:
+        def __init__(self, info: decode.VideoInfo) -> None:
+            self.reader, self.calls = real_reader(info), 0
+
+        def get_batch(self, part: np.ndarray) -> object:
+            self.calls += 1
+            if self.calls > 1:
+                raise RuntimeError("cannot go on")
+            return self.reader.get_batch(part)
+
+    if not decode._has_decord():
+        pytest.skip("decord has no wheel here")
+    monkeypatch.setattr(decode, "_decord_reader", GivesUp)
+    wanted = list(range(0, 100, 5))
+    parts = list(decode.iterate(decode.probe(numbered_mp4), wanted))
+    assert numbers_of(np.concatenate([p.pixels for p in parts])) == wanted
+    assert [p.decoder for p in parts] == ["decord", "pyav", "pyav"]
+    assert np.concatenate([p.seconds for p in parts]).tolist() == pytest.approx([i / 25 for i in wanted])
+
+
 def test_both_decoders_agree_to_the_bit(numbered_mp4: Path) -> None:
     if not decode._has_decord():
         pytest.skip("decord has no wheel here")

@@ -47,13 +47,14 @@ def search(store: FeatureStore | str | Path, text: str, k: int = 5, model: Video
     if model.backbone is not None:
         store.check_backbone(model.backbone)
     query = model.encode_text([text])
-    gallery = model.encode_store(store, store.ids)
+    ids = store.ids
+    gallery = model.encode_store(store, ids)
     scores = score_in_chunks(model.similarity, query, gallery)[0]
     best = scores.topk(min(k, len(scores))).indices
     found = gallery[best]
     cosines = torch.nn.functional.cosine_similarity(query.sentence[:, None], found.source, dim=-1)
     moments = found.seconds.gather(1, cosines.masked_fill(~found.mask, -2).argmax(1, keepdim=True))[:, 0]
-    return [_hit(store.ids[i], found, n, scores[i], moments[n]) for n, i in enumerate(best.tolist())]
+    return [_hit(ids[i], found, n, scores[i], moments[n]) for n, i in enumerate(best.tolist())]
 
 
 def default_model(store: FeatureStore) -> VideoTextModel:

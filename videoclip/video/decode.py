@@ -205,17 +205,17 @@ def iterate(info: VideoInfo, indices: Sequence[int] | Array, chunk: int = 8) -> 
     wanted = np.asarray(indices, int)
     if not len(wanted):
         raise DecodeError("decode", f"{info.path}: no frame was asked for.")
+    done = 0
     if info.decoder == "decord":
         try:
             reader = _decord_reader(info)
-            yield from (
-                Frames(reader.get_batch(part).asnumpy(), info.times[part], "decord")
-                for part in np.split(wanted, range(chunk, len(wanted), chunk))
-            )
+            for part in np.split(wanted, range(chunk, len(wanted), chunk)):
+                yield Frames(reader.get_batch(part).asnumpy(), info.times[part], "decord")
+                done += len(part)
             return
         except _decord_errors():
             pass  # decord stumbles over damage that PyAV can read around; what PyAV cannot read raises below
-    yield from _pyav_chunks(info, wanted, chunk)
+    yield from _pyav_chunks(info, wanted[done:], chunk)
 
 
 def _pyav_chunks(info: VideoInfo, wanted: Array, chunk: int) -> Iterator[Frames]:
