@@ -7,8 +7,12 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from videoclip.errors import VideoclipError
+
+if TYPE_CHECKING:
+    from videoclip.store.extract import Summary
 
 Command = Callable[[argparse.Namespace], None]
 
@@ -38,29 +42,53 @@ def demo(args: argparse.Namespace) -> None:
 
 def cache(args: argparse.Namespace) -> None:
     """Cache frame features of a folder of videos or of a manifest."""
-    from videoclip.backbone import create_backbone
-    from videoclip.data.manifest import passed_over, read_manifest
-    from videoclip.store import FeatureStore
-    from videoclip.store.extract import cache_features
-    from videoclip.video.clip import FrameChoice
+    from videoclip.store.extract import Extras, cache_features, join_launch, start_early
 
-    clips = read_manifest(args.source)
-    choice = FrameChoice(frames=args.frames, fps=None if args.frames else args.fps)
-    backbone = create_backbone(args.model, args.pretrained, "auto")
+    start_early()
+    from videoclip.backbone import create_backbone
+    from videoclip.data.manifest import read_manifest
+    from videoclip.video.clip import FrameChoice
+    from videoclip.video.isolation import Limits
+
+    launch, clips = join_launch(), read_manifest(args.source)
     done = cache_features(
         clips,
         args.out,
-        backbone,
-        choice,
+        create_backbone(args.model, args.pretrained, "auto"),
+        FrameChoice(args.frames, None if args.frames else args.fps, args.sampling),
         decoder=args.decoder,
         dtype=args.dtype,
-        workers=args.workers,
+        precision=args.precision,
+        extras=Extras(args.patches, args.words, args.crops, args.augment),
+        broken=args.broken,
         retry_failed=args.retry_failed,
+        workers=args.workers,
+        limits=Limits(args.timeout, args.memory_mib, args.renew_after),
+        batch=args.batch,
+        shard_mib=args.shard_mib,
+        engine=args.engine,
+        push_to=args.push,
     )
-    for failure in FeatureStore(args.out).failures:
+    if launch.rank == 0:
+        _print_summary(done, args)
+
+
+def _print_summary(done: Summary, args: argparse.Namespace) -> None:
+    from videoclip.data.manifest import passed_over
+    from videoclip.store import FeatureStore
+
+    store = FeatureStore(args.out)
+    for failure in store.failures:
         print(f"not cached ({failure.stage}): {failure.reason}")
-    if args.source.is_dir() and (others := passed_over(args.source)):
+    for status, count in store.describe()["status"].items():
+        if status != "ok":
+            print(f"cached, but {status}: {count} (their names: videoclip store status {args.out})")
+    if Path(args.source).is_dir() and (others := passed_over(args.source)):
         print("passed over, no videos by their names: " + ", ".join(f"{n} {s}" for s, n in sorted(others.items())))
+    if done.cached:
+        spent = ", ".join(f"{name} {seconds:.1f}" for name, seconds in done.spent.items())
+        print(f"where time went, seconds of all processes: {spent}")
+        print(f"took {done.seconds:.1f} s; its stages allow {done.limit:.1f} s at best ({done.limit / done.seconds:.0%})")
     print(
         f"{args.out}: {done.cached} clips cached now, {done.present} were there, {done.failed} failed now, "
         f"{done.failed_before} failed before" + ("" if not done.failed_before else " (--retry-failed tries them again)")
@@ -160,17 +188,45 @@ def _demo_arguments(sub: argparse.ArgumentParser) -> None:
 
 
 def _cache_arguments(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("source", type=Path, help="a folder of videos, or a manifest (.jsonl)")
+    sub.add_argument("source", help="a folder of videos, a manifest (.jsonl), or an address (s3://...) of videos")
     sub.add_argument("--out", type=Path, required=True, help="the store")
     sub.add_argument("--model", default="tiny", help="tiny, an open_clip architecture, hf-hub:NAME, or a model folder")
     sub.add_argument("--pretrained", help="a tag of the architecture, or a file of weights")
-    which = sub.add_mutually_exclusive_group()
+    what = sub.add_argument_group("what is stored (a store's recipe: another one needs another folder)")
+    which = what.add_mutually_exclusive_group()
     which.add_argument("--fps", type=_positive, default=1.0, help="frames a second (default 1)")
     which.add_argument("--frames", type=_count, help="so many frames a clip instead, from equal segments")
-    sub.add_argument("--decoder", choices=["auto", "pyav"], default="auto")
-    sub.add_argument("--dtype", choices=["float16", "float32"], default="float16")
-    sub.add_argument("--workers", type=int, help="decoding processes (default: one per core)")
-    sub.add_argument("--retry-failed", action="store_true", help="try clips again that failed before")
+    what.add_argument(
+        "--sampling",
+        choices=["exact", "key"],
+        default="exact",
+        help="key: the nearest key frames only, each once; cheap on long videos, but not the frames asked for",
+    )
+    what.add_argument("--decoder", choices=["auto", "pyav"], default="auto")
+    what.add_argument("--dtype", choices=["float16", "float32"], default="float16", help="of what is stored")
+    what.add_argument("--precision", choices=["auto", "fp32", "fp16", "bf16"], default="auto", help="of the encoder")
+    what.add_argument("--words", action="store_true", help="also every caption's word features")
+    what.add_argument("--patches", action="store_true", help="also every frame's patch tokens")
+    what.add_argument("--crops", action="store_true", help="also three square crops of every frame")
+    what.add_argument("--augment", type=int, default=0, metavar="N", help="also N random augmentations of every clip")
+    how = sub.add_argument_group("how the work is done")
+    how.add_argument("--workers", type=int, help="processes (default: one per core; 0: here, without isolation)")
+    how.add_argument("--batch", type=_count, default=256, help="frames a pass on a GPU (default 256)")
+    how.add_argument("--shard-mib", type=_count, default=256, help="size of the store's files (default 256)")
+    how.add_argument("--timeout", type=_positive, default=300, help="seconds without a frame that end a clip (300)")
+    how.add_argument("--memory-mib", type=_count, default=3072, help="that one worker may take for a clip (3072)")
+    how.add_argument("--renew-after", type=_count, default=1000, help="clips after which a worker is replaced (1000)")
+    how.add_argument("--broken", choices=["keep", "refuse"], default="keep", help="what becomes of damaged files")
+    how.add_argument(
+        "--retry-failed",
+        nargs="?",
+        const=True,
+        default=False,
+        metavar="TEXT",
+        help="try clips again that failed before; with TEXT, those whose stage or reason holds it",
+    )
+    how.add_argument("--engine", choices=["local", "ray"], default="local", help="ray: on a Ray cluster")
+    how.add_argument("--push", metavar="ADDRESS", help="also copy finished shards there (s3://bucket/store)")
 
 
 def _train_arguments(sub: argparse.ArgumentParser) -> None:

@@ -39,7 +39,8 @@ def _video(path: Path) -> dict[str, Any]:
         "codec": found.codec,
         "frames": len(found.times),
         "shown": f"{found.times[0]:.3f} to {found.times[-1]:.3f} s",
-        "container says": f"{found.duration:.3f} s" if found.duration else "nothing about its duration",
+        "file claims": f"{found.duration:.3f} s" if found.duration else "nothing about its duration",
+        "status": "short: it holds clearly less than it claims" if found.short else "ok, as far as its packets tell",
         "frames a second": round((len(found.times) - 1) / span, 3) if span else "one frame only",
         "decoder": found.decoder + (f" (not decord: {found.reason})" if found.reason else ""),
     }

@@ -6,7 +6,9 @@ sentence alone; ``--debug`` adds the traceback.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 
 class VideoclipError(Exception):
@@ -43,3 +45,19 @@ class StoreError(VideoclipError):
 
 class CheckpointError(VideoclipError):
     """A checkpoint does not fit the model it is loaded into."""
+
+
+@contextlib.contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Turn what the system says of a place that cannot be written (full, read-only) into a sentence.
+
+    Raises:
+        StoreError: in place of any OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"{folder}: cannot be written ({error.strerror or error}); what is committed is safe, make room or choose "
+            "another folder, and the same command goes on from there."
+        ) from error

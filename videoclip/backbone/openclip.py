@@ -70,6 +70,22 @@ class OpenClip(nn.Module):
         features: Tensor = self.clip.encode_image(pixels)
         return features
 
+    def encode_patches(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """As ``encode_image`` (N, D), and every patch token (N, P, D) after the final norm and the projection.
+
+        Raises:
+            BackboneError: this image tower is no open_clip vision transformer with a class token.
+        """
+        visual: Any = self.image_tower
+        if getattr(visual, "pool_type", "") != "tok" or getattr(visual, "final_ln_after_pool", True):
+            raise BackboneError(f"{self.spec['name']}: this image tower gives no patch tokens; take a CLIP ViT.")
+        visual.output_tokens, before = True, visual.output_tokens
+        try:
+            pooled, tokens = visual(self.preprocess.normalize(pixels))
+        finally:
+            visual.output_tokens = before
+        return pooled, tokens if visual.proj is None else tokens @ visual.proj
+
     def encode_text(self, tokens: Tensor, words: bool = False) -> TextFeatures:
         """(Q, L) token ids -> sentence (Q, D), and with ``words`` also words (Q, L, D) and mask (Q, L).
 

@@ -2,7 +2,8 @@
 
 A line is ``{"id": "a", "path": "videos/a.mp4", "captions": ["..."], "split": "train", "start": 0, "end": 9.5}``.
 Only ``path`` is required: it is relative to the manifest's folder. ``id`` is the path when absent; ``start`` and
-``end``, in seconds, make a clip of a stretch of the file; ``label`` names a class.
+``end``, in seconds, make a clip of a stretch of the file; ``label`` names a class. A path may also be an address that
+fsspec can read, such as ``s3://bucket/a.mp4``.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from videoclip.data.remote import find_files, is_remote
 from videoclip.errors import DataError
 
 # What a folder scan offers to the decoder. Sound files are among them so that they are listed with a reason.
@@ -30,7 +32,7 @@ class Clip(BaseModel):
 
     Attributes:
         id: unique within the manifest.
-        path: the file.
+        path: the file; a string only for an address such as ``s3://bucket/a.mp4``.
         captions: sentences about the clip.
         split: which part of the data set it belongs to.
         start, end: the stretch in seconds, the whole file where None.
@@ -40,12 +42,17 @@ class Clip(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     id: str = ""
-    path: Path
+    path: Path | str
     captions: tuple[str, ...] = ()
     split: str = ""
     start: Annotated[float, Field(ge=0)] | None = None
     end: Annotated[float, Field(gt=0)] | None = None
     label: str | None = None
+
+    @field_validator("path", mode="before")
+    @classmethod
+    def _address_or_path(cls, value: object) -> object:
+        return Path(value) if isinstance(value, str) and not is_remote(value) else value
 
     @model_validator(mode="after")
     def _ends_after_start(self) -> Clip:
@@ -55,11 +62,13 @@ class Clip(BaseModel):
 
 
 def read_manifest(path: str | Path) -> list[Clip]:
-    """Read a manifest file, or list the videos below a folder by name.
+    """Read a manifest file, or list the videos below a folder, or below an address, by name.
 
     Raises:
         DataError: the path is missing, a line is malformed, or an id stands twice.
     """
+    if is_remote(path):
+        return _clips_of_address(str(path))
     path = Path(path)
     if path.is_dir():
         return _clips_of_folder(path)
@@ -80,7 +89,7 @@ def write_manifest(clips: Iterable[Clip], path: str | Path) -> None:
     lines = []
     for clip in clips:
         values = clip.model_dump(mode="json", exclude_defaults=True)
-        if clip.path.is_relative_to(path.parent):
+        if isinstance(clip.path, Path) and clip.path.is_relative_to(path.parent):
             values["path"] = clip.path.relative_to(path.parent).as_posix()
         lines.append(json.dumps(values, ensure_ascii=False) + "\n")
     path.write_text("".join(lines))
@@ -112,11 +121,18 @@ def _clips_of_folder(folder: Path) -> list[Clip]:
     return [Clip(id=f.relative_to(folder).as_posix(), path=f) for f in files]
 
 
+def _clips_of_address(address: str) -> list[Clip]:
+    files = [f for f in find_files(address) if Path(f).suffix.lower() in MEDIA_SUFFIXES]
+    if not files:
+        raise DataError(f"{address}: holds no video file.")
+    return [Clip(id=f.removeprefix(address).lstrip("/"), path=f) for f in files]
+
+
 def _clip(line: str, number: int, manifest: Path) -> Clip:
     try:
         values = json.loads(line)
         given = str(values["path"])
-        return Clip(**{"id": given, **values, "path": manifest.parent / given})
+        return Clip(**{"id": given, **values, "path": given if is_remote(given) else manifest.parent / given})
     except (ValueError, KeyError, TypeError) as error:
         first = error.errors()[0] if isinstance(error, ValidationError) else None
         what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else f"{error}"

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from videoclip.video import sampling
-from videoclip.video.decode import probe, read
+from videoclip.video.decode import probe, read_frames
 
 STYLE = """
 :root { color-scheme: light dark; }
@@ -102,9 +102,9 @@ def _example(example: Example) -> str:
     return f"<section class={'hit' if hit else 'miss'}>{title}<br>{''.join(strips)}</section>"
 
 
-def _strip(path: Path, weights: Sequence[float]) -> str:
-    info = probe(path)
-    frames = read(info, sampling.uniform(info.times, len(weights)).real)
+def _strip(path: Path | str, weights: Sequence[float]) -> str:
+    wanted = sampling.uniform(probe(path).times, len(weights)).real
+    frames = read_frames(path, indices=wanted)
     top = max(weights) or 1.0
     figures = [
         f"<figure><div class=w style='height:{28 * weight / top:.1f}px'></div><img src='{_data_uri(picture)}' alt=''>"

@@ -2,104 +2,88 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from torch import Tensor
 
 from videoclip.backbone import Backbone
 from videoclip.errors import StoreError
 from videoclip.features import TextFeatures, VideoFeatures
-from videoclip.store.shards import Record, open_rows, read_index
+from videoclip.store.recipe import read_description
+from videoclip.data.remote import local_copy
+from videoclip.store.shards import Record, Rows, read_index
 from videoclip.video import sampling
 
-FORMAT = 1
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything that decides what the stored numbers are; stores of unequal recipes must not mix.
-
-    Attributes:
-        backbone: fingerprint of weights and preprocessing.
-        frames, fps: which frames were taken; see ``videoclip.video.clip.FrameChoice``.
-        decoder: ``auto`` or ``pyav``.
-        dtype: of the stored rows.
-        width: D.
-    """
-
-    backbone: str
-    frames: int | None
-    fps: float | None
-    decoder: str
-    dtype: str
-    width: int
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of all fields."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
-
-    def differences(self, other: Recipe) -> list[str]:
-        """``field: this one's / the other's`` where they differ."""
-        pairs = ((f.name, getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
-        return [f"{name}: {mine} / {theirs}" for name, mine, theirs in pairs if mine != theirs]
+Array = np.ndarray
+FORGET_BYTES = 64 << 20  # resident pages of the maps
 
 
 @dataclass(frozen=True)
 class StoredClip:
-    """A clip in the store: frames (T, D) as stored, seconds (T,), and how it came to be."""
+    """A clip in the store, in the store's dtype.
+
+    Attributes:
+        frames: (T, D).
+        seconds: (T,) float64 true presentation times.
+        patches: (T, N, D) embeddings of the image patches, where the store has them.
+        views: (T, V, D) the same frames cropped or augmented otherwise, where the store has them.
+        notes: how it came to be: decoder, status (``ok``, ``short``, ``damaged``), errors, sha256 of the file.
+    """
 
     id: str
     frames: Tensor
     seconds: Tensor
+    patches: Tensor | None
+    views: Tensor | None
     notes: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A clip that could not be cached: where it failed, why, and after how many seconds."""
+    """A clip that could not be cached: at which stage, why, who was decoding, and after how many seconds."""
 
     id: str
     path: str
     stage: str
     reason: str
+    decoder: str
     seconds: float
 
 
 class FeatureStore:
     """Read-only view of a store's committed content; safe while a writer works on it.
 
+    Args:
+        folder: the store, or the address of a pushed one (``s3://...``), which is read through a local copy.
+        in_memory: hold all clips in memory rather than in memory maps.
+
     Raises:
-        StoreError: the folder is no store.
+        StoreError: the folder is no store, or does not fit into memory.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
-        description = self.folder / "store.json"
-        if not description.is_file():
-            raise StoreError(
-                f"{self.folder} is no feature store (it has no store.json); make one with `videoclip cache`."
-            )
-        self._description = json.loads(description.read_text())
-        if self._description.get("format") != FORMAT:
-            raise StoreError(
-                f"{self.folder}: store format {self._description.get('format')}; this version reads {FORMAT}."
-            )
-        self.recipe = Recipe(**self._description["recipe"])
+    def __init__(self, folder: str | Path, in_memory: bool = False) -> None:
+        self.folder = local_copy(folder)
+        self.recipe, self._backbone = read_description(self.folder)
         self._clips = self._read("clips")
-        self._maps: dict[Path, np.ndarray] = {}
+        self._seconds = {key: np.array(record.notes.pop("seconds")) for key, record in self._clips.items()}
+        self._in_memory = in_memory
+        self._rows: dict[Path, Rows] = {}
+        self._touched = 0
+        if in_memory:
+            self._load()
 
     @property
     def ids(self) -> list[str]:
-        """Ids of all clips, in the order of caching."""
+        """Ids of all clips, in the order of caching by each writer."""
         return list(self._clips)
 
     @property
@@ -110,13 +94,12 @@ class FeatureStore:
     @property
     def backbone_spec(self) -> dict[str, str | None]:
         """Name and pretrained tag of the backbone, as given when the store was made."""
-        return dict(self._description["backbone"])
+        return dict(self._backbone)
 
     @cached_property
     def failures(self) -> list[Failure]:
         """Clips that could not be cached, without those that succeeded later."""
-        path = self.folder / "failures.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
+        lines = [line for path in sorted(self.folder.glob("failures-*.jsonl")) for line in path.read_text().split("\n")]
         found = {failure.id: failure for failure in map(_failure, lines) if failure}
         return [failure for failure in found.values() if failure.id not in self._clips]
 
@@ -132,34 +115,57 @@ class FeatureStore:
         Raises:
             StoreError: the clip is not in the store; the message says why, if caching it failed.
         """
-        record = self._clips.get(clip_id)
-        if record is None:
-            reason = next((f.reason for f in self.failures if f.id == clip_id), "it was never cached")
-            raise StoreError(f"{self.folder}: has no clip {clip_id!r}: {reason}")
-        notes = {k: v for k, v in record.notes.items() if k != "seconds"}
-        seconds = torch.tensor(record.notes["seconds"], dtype=torch.float64)
-        return StoredClip(clip_id, torch.from_numpy(self._rows(record)), seconds, notes)
+        record = self._record(clip_id)
+        tensors = {name: torch.from_numpy(self._extent(record, name).copy()) for name in record.tensors}
+        seconds = torch.from_numpy(self._seconds[clip_id])
+        return StoredClip(
+            clip_id, tensors["frames"], seconds, tensors.get("patches"), tensors.get("views"), dict(record.notes)
+        )
 
     def features(
-        self, ids: Sequence[str], frames: int | None = None, generator: np.random.Generator | None = None
+        self,
+        ids: Sequence[str],
+        frames: int | None = None,
+        fps: float | None = None,
+        generators: Sequence[np.random.Generator] | None = None,
+        view: str | None = None,
     ) -> VideoFeatures:
         """Clips as one padded batch in single precision.
 
         Args:
             ids: B clips.
-            frames: T; longer clips are thinned out, shorter ones padded. None takes all stored frames.
-            generator: pick at random inside equal segments rather than their middles.
-        """
-        clips = [self[clip_id] for clip_id in ids]
-        if frames is not None:
-            clips = [_thin(clip, frames, generator) for clip in clips]
-        return VideoFeatures.pad([c.frames.float() for c in clips], [c.seconds.float() for c in clips], frames)
-
-    def text(self, captions: Sequence[str]) -> TextFeatures:
-        """Cached features of captions: sentence (Q, D) in single precision.
+            frames: T; longer clips are thinned out, shorter ones padded. All stored frames without it.
+            fps: thin clips out to a frame every 1 / ``fps`` seconds first.
+            generators: one a clip, to pick at random inside equal segments rather than their middles.
+            view: name of a stored view to take in place of the plain frames.
 
         Raises:
-            StoreError: a caption is not in the store.
+            StoreError: a clip or the view is not in the store, or it was stored at a lower rate than ``fps``.
+        """
+        if fps and self.recipe.fps and fps > self.recipe.fps + 1e-9:
+            raise StoreError(f"{self.folder}: has {self.recipe.fps:g} frames a second, {fps:g} were asked for.")
+        tensor, column = ("frames", None) if view is None else ("views", self._column(view))
+        records = [self._record(clip_id) for clip_id in ids]
+        chosen = [
+            self._choose(clip_id, frames, fps, generators[number] if generators else None)
+            for number, clip_id in enumerate(ids)
+        ]
+        times = [self._seconds[clip_id][index] for clip_id, index in zip(ids, chosen, strict=True)]
+        length = frames or max(map(len, times))
+        out = np.zeros((len(ids), length, self.recipe.width), self.recipe.dtype)
+        mask, seconds = np.zeros(out.shape[:2], bool), np.zeros(out.shape[:2], np.float32)
+        for number, (record, index, shown) in enumerate(zip(records, chosen, times, strict=True)):
+            rows = self._extent(record, tensor)[index]
+            out[number, : len(shown)] = rows if column is None else rows[:, column]
+            mask[number, : len(shown)], seconds[number, : len(shown)] = True, shown
+        stacked = torch.from_numpy(out).float()
+        return VideoFeatures(stacked, torch.from_numpy(mask), torch.from_numpy(seconds), stacked)
+
+    def text(self, captions: Sequence[str], words: bool = False) -> TextFeatures:
+        """Cached features of captions in single precision: sentence (Q, D), and with ``words`` words and mask (Q, L).
+
+        Raises:
+            StoreError: a caption, or its words, are not in the store.
         """
         missing = [c for c in captions if c not in self._texts]
         if missing:
@@ -167,12 +173,21 @@ class FeatureStore:
                 f"{self.folder}: {len(missing)} of {len(captions)} captions are not in the store, the first is "
                 f"{missing[0]!r}; run `videoclip cache` again with their manifest."
             )
-        rows = (
-            np.concatenate([self._rows(self._texts[c]) for c in captions])
-            if captions
-            else np.zeros((0, self.recipe.width))
-        )
-        return TextFeatures(torch.from_numpy(rows).float())
+        records = [self._texts[c] for c in captions]
+        empty = np.zeros((0, self.recipe.width), self.recipe.dtype)
+        sentence = np.concatenate([empty, *(self._extent(record, "sentence") for record in records)])
+        if not words:
+            return TextFeatures(torch.from_numpy(sentence).float())
+        if not self.recipe.words:
+            raise StoreError(f"{self.folder}: holds no words of its texts; cache with --words.")
+        parts = [torch.from_numpy(self._extent(record, "words").copy()).float() for record in records]
+        padded = VideoFeatures.pad(parts, [torch.zeros(len(part)) for part in parts])
+        return TextFeatures(torch.from_numpy(sentence).float(), padded.frames, padded.mask)
+
+    @property
+    def captions(self) -> set[str]:
+        """All captions whose features are stored."""
+        return set(self._texts)
 
     def check_backbone(self, backbone: Backbone) -> None:
         """Refuse a backbone that did not make this store.
@@ -188,7 +203,8 @@ class FeatureStore:
 
     def describe(self) -> dict[str, Any]:
         """What the store is and holds, ready to print."""
-        frames = [record.rows for record in self._clips.values()]
+        frames = [record.tensors["frames"].rows for record in self._clips.values()]
+        notes = [record.notes for record in self._clips.values()]
         return {
             "folder": str(self.folder),
             "fingerprint": self.fingerprint,
@@ -197,30 +213,93 @@ class FeatureStore:
             "clips": len(frames),
             "frames": {"total": sum(frames), "least": min(frames, default=0), "most": max(frames, default=0)},
             "texts": len(self._texts),
+            "bytes": sum(file.stat().st_size for file in self.folder.iterdir()),
+            "status": dict(Counter(note.get("status", "unknown") for note in notes)),
+            "decoders": dict(Counter(note.get("decoder", "unknown") for note in notes)),
             "failures": len(self.failures),
-            "damaged": sum(bool(r.notes.get("damaged")) for r in self._clips.values()),
         }
 
-    @property
-    def captions(self) -> set[str]:
-        """All captions whose features are stored."""
-        return set(self._texts)
+    def records(self) -> list[Record]:
+        """Where every clip and every text lies; a clip's times are in the notes' place of ``store[id].seconds``."""
+        return [*self._clips.values(), *self._texts.values()]
+
+    def raw(self, record: Record) -> dict[str, Array]:
+        """The stored rows (N, ...) of a record's tensors, still on disk."""
+        return {name: self._extent(record, name) for name in record.tensors}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_rows": {}}  # a loader's worker opens maps of its own
 
     @cached_property
     def _texts(self) -> dict[str, Record]:
         return self._read("texts")
 
     def _read(self, kind: str) -> dict[str, Record]:
-        return {r.key: r for index in sorted(self.folder.glob(f"{kind}-*.idx")) for r in read_index(index)}
+        """Records of all writers; of a key that two independent runs both wrote, the first."""
+        found: dict[str, Record] = {}
+        for index in sorted(self.folder.glob(f"{kind}-*.idx")):
+            for record in read_index(index):
+                found.setdefault(record.key, record)
+        return found
 
-    def _rows(self, record: Record) -> np.ndarray:
-        """A copy of a record's rows (N, D)."""
-        mapped = self._maps.get(record.shard)
-        if mapped is None or len(mapped) < record.row + record.rows:
-            mapped = self._maps[record.shard] = open_rows(record.shard)
-        if len(mapped) < record.row + record.rows:
-            raise StoreError(f"{record.shard}: is shorter than its index says; copy it again, or cache again.")
-        return np.array(mapped[record.row : record.row + record.rows])
+    def _record(self, clip_id: str) -> Record:
+        record = self._clips.get(clip_id)
+        if record is None:
+            reason = next((f.reason for f in self.failures if f.id == clip_id), "it was never cached")
+            raise StoreError(f"{self.folder}: has no clip {clip_id!r}: {reason}")
+        return record
+
+    def _column(self, view: str) -> int:
+        if view not in self.recipe.views:
+            held = ", ".join(self.recipe.views) or "none"
+            raise StoreError(f"{self.folder}: has no view {view!r}; its views: {held}.")
+        return self.recipe.views.index(view)
+
+    def _choose(
+        self, clip_id: str, frames: int | None, fps: float | None, generator: np.random.Generator | None
+    ) -> slice | Array:
+        """Which of a clip's stored frames to take."""
+        times = self._seconds[clip_id]
+        kept = np.arange(len(times)) if fps is None else sampling.fixed_rate(times, fps).real
+        if frames is None or len(kept) <= frames:
+            return slice(None) if fps is None else kept
+        if generator is None:
+            return kept[sampling.uniform(times[kept], frames).real]
+        return kept[sampling.random_in_segments(times[kept], frames, generator).real]
+
+    def _extent(self, record: Record, tensor: str) -> Array:
+        """A record's rows of a tensor, as a view of the memory map."""
+        path, extent = record.file(tensor), record.tensors[tensor]
+        rows = self._rows.get(path)
+        if rows is None or len(rows.array) < extent.row + extent.rows:
+            rows = self._rows[path] = _open_rows(path, extent.row + extent.rows, self._in_memory)
+        found = rows.array[extent.row : extent.row + extent.rows]
+        self._touched += found.nbytes
+        if self._touched > FORGET_BYTES:
+            for opened in self._rows.values():
+                opened.forget()
+            self._touched = 0
+        return found
+
+    def _load(self) -> None:
+        files = {record.file(name) for record in self._clips.values() for name in record.tensors}
+        needed, free = sum(file.stat().st_size for file in files), psutil.virtual_memory().available
+        if needed > free:
+            raise StoreError(
+                f"{self.folder}: needs {needed >> 20} MiB in memory, {free >> 20} are free; open it without in_memory."
+            )
+        for record in self._clips.values():
+            self.raw(record)
+
+
+def _open_rows(path: Path, needed: int, in_memory: bool) -> Rows:
+    try:
+        rows = Rows(path, in_memory)
+    except FileNotFoundError as error:
+        raise StoreError(f"{path}: is missing, though its index names it; copy it again, or cache again.") from error
+    if len(rows.array) < needed:
+        raise StoreError(f"{path}: is shorter than its index says; copy it again, or cache again.")
+    return rows
 
 
 def _failure(line: str) -> Failure | None:
@@ -229,13 +308,3 @@ def _failure(line: str) -> Failure | None:
         return Failure(**json.loads(line))
     except (ValueError, TypeError):
         return None
-
-
-def _thin(clip: StoredClip, frames: int, generator: np.random.Generator | None) -> StoredClip:
-    if len(clip.frames) <= frames:
-        return clip
-    times = clip.seconds.numpy()
-    chosen = (
-        sampling.uniform(times, frames) if generator is None else sampling.random_in_segments(times, frames, generator)
-    )
-    return StoredClip(clip.id, clip.frames[chosen.real], clip.seconds[chosen.real], clip.notes)

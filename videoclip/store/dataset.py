@@ -1,4 +1,4 @@
-"""Reading a store for training: pairs of a clip and one of its captions, a whole batch at a time.
+"""Reading a store: clips alone, or for training pairs of a clip and one of its captions, a whole batch at a time.
 
 What a pair looks like in an epoch depends on seed, epoch and pair alone, so a resumed run and any number of
 processes see the same.
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from videoclip.data.manifest import Clip
 from videoclip.errors import DataError
@@ -35,6 +36,47 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         """Move to a device."""
         return Batch(self.video.to(device), self.text.to(device), self.video_ids.to(device))
+
+
+class StoredClips(Dataset[VideoFeatures]):
+    """Clips of a store for a torch ``DataLoader``, a whole batch at a time.
+
+    ``DataLoader(StoredClips(store), batch_size=128, shuffle=True, collate_fn=StoredClips.collate)`` gives
+    ``VideoFeatures`` of 128 clips. Leave ``num_workers`` at 0: sending a batch between processes costs more than reading
+    it from the memory map.
+
+    Args:
+        store: to read from.
+        ids: of the clips, in the order of the numbers that a sampler draws; all of the store when not given.
+        frames, fps, view: see ``FeatureStore.features``.
+    """
+
+    def __init__(
+        self,
+        store: FeatureStore,
+        ids: Sequence[str] | None = None,
+        frames: int | None = None,
+        fps: float | None = None,
+        view: str | None = None,
+    ) -> None:
+        self.ids = store.ids if ids is None else list(ids)
+        self._store, self._frames, self._fps, self._view = store, frames, fps, view
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, number: int) -> VideoFeatures:
+        """One clip: frames (1, T, D)."""
+        return self.__getitems__([number])
+
+    def __getitems__(self, numbers: Sequence[int]) -> VideoFeatures:
+        """Clips as one batch: frames (B, T, D)."""
+        return self._store.features([self.ids[n] for n in numbers], self._frames, self._fps, view=self._view)
+
+    @staticmethod
+    def collate(batch: VideoFeatures) -> VideoFeatures:
+        """The batch as it is; it was read as one."""
+        return batch
 
 
 class TrainingPairs:
@@ -74,16 +116,11 @@ class TrainingPairs:
     def batch(self, pairs: np.ndarray, epoch: int) -> Batch:
         """The pairs with these numbers as they look in an epoch, frames (B, T, D)."""
         owners = [self._owner[pair] for pair in pairs]
-        parts = [
-            self._store.features([self._ids[owner]], self._frames, self._generator(pair, epoch))
-            for pair, owner in zip(pairs, owners, strict=True)
-        ]
+        generators = [np.random.default_rng([self._seed, epoch, int(p)]) for p in pairs] if self._random else None
+        video = self._store.features([self._ids[owner] for owner in owners], self._frames, generators=generators)
         index = torch.from_numpy(pairs)
         text = self._text[index] if self._text is not None else self._tokens[index]  # type: ignore[index]
-        return Batch(VideoFeatures.cat(parts), text, torch.tensor(owners))
-
-    def _generator(self, pair: int, epoch: int) -> np.random.Generator | None:
-        return np.random.default_rng([self._seed, epoch, int(pair)]) if self._random else None
+        return Batch(video, text, torch.tensor(owners))
 
 
 def captions(clips: Sequence[Clip]) -> list[str]:

@@ -1,51 +1,77 @@
-"""Filling a store: decode in worker processes, encode here, commit as it goes.
+"""Filling a store: decode in isolated worker processes, encode there or on a GPU, commit as it goes.
 
 What is committed is never done again; what failed is listed with its reason and left alone until asked to retry.
 """
 
 from __future__ import annotations
 
-import json
-import multiprocessing
 import os
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
-from functools import partial
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
-from rich.progress import track
+from rich.progress import Progress, track
 from torch import Tensor
 
 from videoclip.backbone import Backbone
 from videoclip.data.manifest import Clip
-from videoclip.errors import DecodeError, StoreError
 from videoclip.features import VideoFeatures
-from videoclip.store import FORMAT, Failure, FeatureStore, Recipe
+from videoclip.store import FeatureStore
+from videoclip.store.batches import Event, encode_batches
+from videoclip.store.launch import Launch, join_launch
+from videoclip.store.produce import STAGES, Producer
+from videoclip.store.recipe import DESCRIPTION, Recipe, create_description, read_description
 from videoclip.store.shards import ShardWriter
-from videoclip.video.clip import ClipPixels, FrameChoice, load_clip
-from videoclip.video.decode import Decoder
-from videoclip.video.preprocess import Preprocess
+from videoclip.store.sink import Sink
+from videoclip.video.clip import FrameChoice, load_clip
+from videoclip.video.isolation import Ended, Limits, isolated, prepare
+from videoclip.video.views import view_names
 
-ENCODE_FRAMES = 16  # frames a pass through the image tower: the fastest on a CPU
 ENCODE_TEXTS = 256
-COMMIT_SECONDS = 2.0  # the most work that a kill can cost
-LoadJob = Callable[[Clip], ClipPixels | Failure]
+WANTED, PRESENT, FAILED_BEFORE = range(3)
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What a store holds beside one feature a frame and one a caption.
+
+    Attributes:
+        patches: every frame's patch tokens.
+        words: every caption's words.
+        crops: three square crops along the longer side of every frame, as views.
+        augmentations: so many random crops and mirrorings, as views; the same for all frames of a clip.
+    """
+
+    patches: bool = False
+    words: bool = False
+    crops: bool = False
+    augmentations: int = 0
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What a caching run did: clips cached now, present before, failed now, failed before and left alone."""
+    """What a caching run did, all processes of its launch together.
+
+    Attributes:
+        cached, failed: clips of this run.
+        present, failed_before: clips of earlier runs, left alone.
+        spent: CPU seconds of each stage in all processes; of a GPU its own seconds for ``encode``.
+        seconds: that the run took.
+        limit: the least seconds that its stages allow: every core, or the GPU, busy all the time.
+    """
 
     cached: int
     present: int
     failed: int
     failed_before: int
+    spent: dict[str, float] = field(default_factory=dict, compare=False)
+    seconds: float = field(default=0.0, compare=False)
+    limit: float = field(default=0.0, compare=False)
 
 
 def cache_features(
@@ -56,34 +82,60 @@ def cache_features(
     *,
     decoder: Literal["auto", "pyav"] = "auto",
     dtype: Literal["float16", "float32"] = "float16",
+    precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto",
+    extras: Extras | None = None,
+    broken: Literal["keep", "refuse"] = "keep",
+    retry_failed: bool | str = False,
     workers: int | None = None,
-    retry_failed: bool = False,
+    limits: Limits | None = None,
+    batch: int = 256,
+    shard_mib: int = 256,
+    engine: Literal["local", "ray"] = "local",
+    push_to: str | None = None,
 ) -> Summary:
     """Cache frame features of clips and text features of their captions; resumes where an earlier run stopped.
+
+    In an ``accelerate launch`` all processes call it and share the work. Workers are processes of their own, so a
+    script that calls it needs the usual ``if __name__ == "__main__":``.
 
     Args:
         clips: what to cache; ids already in the store are skipped.
         folder: the store, new or made by the same recipe.
-        backbone: whose features.
-        choice: which frames.
-        decoder: ``auto`` or ``pyav``.
-        dtype: of the stored features.
-        workers: decoding processes, 0 decodes in this one; one per core when not given.
-        retry_failed: try clips again that failed in an earlier run.
+        precision: of the image tower; ``auto`` keeps an existing store's, else fp16 on a GPU and fp32 on a CPU.
+        extras: what else to store.
+        broken: whether short and damaged files are kept, with that status, or refused.
+        retry_failed: try clips again that failed before; a string, those whose stage and reason hold it.
+        workers: worker processes, 0 works in this one without isolation; one per core when not given.
+        limits: what one clip may cost.
+        batch: frames a pass on a GPU; on a CPU each worker encodes for itself.
+        shard_mib: after which a shard is closed and the next one begun.
+        engine: ``ray`` does the same work on a Ray cluster.
+        push_to: an fsspec address to which finished shards are copied.
 
     Raises:
-        StoreError: the folder holds a store of another recipe; the fields that differ are listed.
+        StoreError: the folder holds another recipe's store (with the fields that differ), or cannot be written.
     """
-    folder = Path(folder)
-    recipe = Recipe(backbone.fingerprint, choice.frames, choice.fps, decoder, dtype, backbone.width)
-    store = _open_or_create(folder, recipe, backbone)
-    failed = set() if retry_failed else {failure.id for failure in store.failures}
-    wanted = [clip for clip in clips if clip.id not in store and clip.id not in failed]
-    _cache_texts(list(dict.fromkeys(caption for clip in clips for caption in clip.captions)), store, backbone)
-    load = partial(_load, choice=choice, preprocess=backbone.preprocess, decoder=decoder)
-    now_failed = _cache_clips(wanted, folder, backbone, load, recipe, workers) if wanted else 0
-    present = sum(clip.id in store for clip in clips)
-    return Summary(len(wanted) - now_failed, present, now_failed, len(clips) - len(wanted) - present)
+    began, folder, launch = time.monotonic(), Path(folder), join_launch()
+    recipe = _recipe(folder, backbone, choice, decoder, dtype, precision, extras or Extras())
+    plan = launch.from_first("plan", lambda: _plan(clips, folder, recipe, backbone, retry_failed))
+    _cache_texts(clips, folder, recipe, backbone, launch)
+    wanted = [clip for clip, state in zip(clips, plan, strict=True) if state == WANTED]
+    with Sink(folder, recipe, launch.rank, shard_mib << 20, push_to) as sink:
+        producer = Producer(recipe, backbone.preprocess, backbone, broken)
+        if wanted and engine == "ray":
+            from videoclip.store.ray_engine import produce_on_ray
+
+            _show(sink.take(produce_on_ray(producer, wanted, limits, batch)), len(wanted), launch)
+        elif wanted:
+            count = _workers(workers, launch, len(wanted))
+            events = _produce(producer, launch.claim(wanted), count, limits, batch, sink.spent)
+            _show(sink.take(events), len(wanted), launch)
+    return _summary(launch, sink, plan, time.monotonic() - began, _workers(workers, launch, len(clips)), backbone)
+
+
+def start_early() -> None:
+    """Begin what workers need, while the caller loads its backbone: worth seconds on a machine with several cores."""
+    prepare(("videoclip.store.produce", "videoclip.backbone.openclip"))
 
 
 def read_clips(backbone: Backbone, paths: Sequence[str | Path], frames: int) -> VideoFeatures:
@@ -93,136 +145,148 @@ def read_clips(backbone: Backbone, paths: Sequence[str | Path], frames: int) -> 
         DecodeError: a file cannot be read.
     """
     clips = [load_clip(path, FrameChoice(frames=frames), backbone.preprocess) for path in paths]
-    encoded = [_encode(backbone, clip.pixels) for clip in clips]
+    with torch.inference_mode():
+        encoded = [
+            torch.cat([backbone.encode_image(p.to(_device(backbone))) for p in c.pixels.split(16)]) for c in clips
+        ]
     return VideoFeatures.pad(encoded, [clip.seconds.float() for clip in clips])
 
 
-def _open_or_create(folder: Path, recipe: Recipe, backbone: Backbone) -> FeatureStore:
-    description = folder / "store.json"
-    if not description.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / "store.json.tmp"
-        temporary.unlink(missing_ok=True)
-        if any(folder.iterdir()):
-            raise StoreError(f"{folder} is neither empty nor a feature store; choose another folder.")
-        content = {"format": FORMAT, "backbone": backbone.spec, "recipe": asdict(recipe)}
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
-        temporary.replace(description)
+def _recipe(
+    folder: Path, backbone: Backbone, choice: FrameChoice, decoder: str, dtype: str, precision: str, extras: Extras
+) -> Recipe:
+    if precision == "auto":
+        precision = "fp16" if _device(backbone).type == "cuda" else "fp32"
+        if (folder / DESCRIPTION).is_file():
+            precision = read_description(folder)[0].precision
+    views = view_names(extras.crops, extras.augmentations)
+    tensors = {"frames": [backbone.width]}
+    if extras.patches:
+        with torch.inference_mode():
+            blank = torch.zeros(1, 3, *backbone.preprocess.size, dtype=torch.uint8, device=_device(backbone))
+            tensors["patches"] = list(backbone.encode_patches(blank)[1].shape[1:])
+    if views:
+        tensors["views"] = [len(views), backbone.width]
+    return Recipe(
+        backbone=backbone.fingerprint,
+        preprocess={name: list(v) if isinstance(v, tuple) else v for name, v in asdict(backbone.preprocess).items()},
+        frames=choice.frames,
+        fps=choice.fps,
+        sampling=choice.sampling,
+        decoder=decoder,
+        precision=precision,
+        dtype=dtype,
+        tensors=tensors,
+        views=views,
+        words=extras.words,
+    )
+
+
+def _plan(
+    clips: Sequence[Clip], folder: Path, recipe: Recipe, backbone: Backbone, retry_failed: bool | str
+) -> bytes:
+    """Make the folder a store and tell of each clip whether it is wanted."""
+    create_description(folder, recipe, backbone.spec)
     store = FeatureStore(folder)
-    different = store.recipe.differences(recipe)
-    if different:
-        raise StoreError(
-            f"{folder} was made by another recipe (there / now: {'; '.join(different)}); "
-            "choose another folder or the same recipe."
-        )
-    return store
+    again = retry_failed if isinstance(retry_failed, str) else "" if retry_failed else None
+    failed = {f.id for f in store.failures if again is None or again not in f"{f.stage}: {f.reason}"}
+    return bytes(PRESENT if c.id in store else FAILED_BEFORE if c.id in failed else WANTED for c in clips)
 
 
-def _cache_texts(captions: Sequence[str], store: FeatureStore, backbone: Backbone) -> None:
-    known = store.captions
+def _cache_texts(clips: Sequence[Clip], folder: Path, recipe: Recipe, backbone: Backbone, launch: Launch) -> None:
+    """Cache this process's share of the captions."""
+    captions = list(dict.fromkeys(caption for clip in clips for caption in clip.captions))[launch.rank :: launch.size]
+    known = FeatureStore(folder).captions if captions else set()
     wanted = [caption for caption in captions if caption not in known]
     if not wanted:
         return
-    with (
-        ShardWriter(store.folder, "texts-0000-00000", backbone.width, store.recipe.dtype) as writer,
-        torch.inference_mode(),
-    ):
-        for start in track(range(0, len(wanted), ENCODE_TEXTS), "captions"):
+    tensors = recipe.text_tensors
+    with ShardWriter(folder, "texts", tensors, recipe.dtype, launch.rank) as writer, torch.inference_mode():
+        for start in track(range(0, len(wanted), ENCODE_TEXTS), "captions", disable=launch.rank > 0):
             part = wanted[start : start + ENCODE_TEXTS]
-            tokens = backbone.tokenize(part).to(_device(backbone))
-            for caption, row in zip(part, backbone.encode_text(tokens).sentence.cpu().numpy(), strict=True):
-                writer.add(caption, row[None])
+            text = backbone.encode_text(backbone.tokenize(part).to(_device(backbone)), words=recipe.words)
+            for number, caption in enumerate(part):
+                rows = {"sentence": text.sentence[number : number + 1]}
+                if text.words is not None and text.mask is not None:
+                    rows["words"] = text.words[number][text.mask[number]]
+                writer.add(caption, {name: _array(tensor) for name, tensor in rows.items()})
             writer.commit()
 
 
-def _cache_clips(
-    clips: Sequence[Clip],
-    folder: Path,
-    backbone: Backbone,
-    load: LoadJob,
-    recipe: Recipe,
-    workers: int | None,
-) -> int:
-    """Cache clips; how many failed."""
-    failures = 0
-    committed = time.monotonic()
-    with (
-        ShardWriter(folder, "clips-0000-00000", backbone.width, recipe.dtype) as writer,
-        (folder / "failures.jsonl").open("a") as failed,
-    ):
-        loaded = _in_workers(load, clips, os.cpu_count() or 1 if workers is None else workers)
-        for clip, result in track(loaded, "clips", total=len(clips)):
-            if isinstance(result, Failure):
-                failures += 1
-                line = json.dumps(asdict(result), ensure_ascii=False)
-                failed.write(f"\n{line}\n")  # on a line of its own, whatever a kill left before
-                failed.flush()
-                continue
-            rows = _encode(backbone, result.pixels).cpu().numpy()
-            seconds = [round(float(s), 6) for s in result.seconds]
-            writer.add(clip.id, rows, seconds=seconds, decoder=result.decoder, damaged=result.damaged)
-            if time.monotonic() - committed > COMMIT_SECONDS:
-                writer.commit()
-                committed = time.monotonic()
-    return failures
+def _produce(
+    producer: Producer,
+    clips: Iterable[Clip],
+    workers: int,
+    limits: Limits | None,
+    batch: int,
+    spent: Counter[str],
+) -> Iterator[Event]:
+    """Events of clips by workers of this machine; on a GPU they decode and this process encodes."""
+    backbone = producer.backbone
+    assert backbone is not None
+    if _device(backbone).type == "cpu":
+        if workers and isinstance(backbone, torch.nn.Module):
+            backbone.share_memory()  # one copy of the weights for all workers
+        return isolated(producer, clips, workers, limits) if workers else _alone(producer, clips)
+    decoding = Producer(producer.recipe, producer.preprocess, None, producer.broken)
+    events = isolated(decoding, clips, workers, limits) if workers else _alone(decoding, clips)
+    return encode_batches(events, backbone, producer.recipe, batch, spent)
 
 
-def _load(clip: Clip, choice: FrameChoice, preprocess: Preprocess, decoder: Decoder) -> ClipPixels | Failure:
-    """What a worker does; every error becomes a failure with its reason."""
-    began = time.monotonic()
+def _alone(producer: Producer, clips: Iterable[Clip]) -> Iterator[Event]:
+    """Work in this process, with one thread as workers have: the same features to the bit."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     try:
-        return load_clip(clip.path, choice, preprocess, clip.start, clip.end, decoder)
-    except Exception as error:  # one bad file, whatever is wrong with it, must not stop thousands of others
-        stage = error.stage if isinstance(error, DecodeError) else "decode"
-        reason = str(error) if isinstance(error, DecodeError) else f"{clip.path}: {type(error).__name__}: {error}"
-        return Failure(clip.id, str(clip.path), stage, reason, round(time.monotonic() - began, 3))
-
-
-def _in_workers(load: LoadJob, clips: Sequence[Clip], workers: int) -> Iterator[tuple[Clip, ClipPixels | Failure]]:
-    """Load clips in processes, a few ahead of the caller; results come in the clips' order."""
-    if workers == 0 or len(clips) < 2:
-        yield from ((clip, load(clip)) for clip in clips)
-        return
-    waiting = deque(clips)
-    while waiting:
-        running: deque[tuple[Clip, Future[ClipPixels | Failure]]] = deque()
-        with _pool(workers) as pool:
+        for clip in clips:
+            began, error = time.monotonic(), ""
             try:
-                while waiting or running:
-                    while waiting and len(running) < 3 * workers:
-                        running.append((waiting[0], pool.submit(load, waiting[0])))
-                        waiting.popleft()
-                    yield running[0][0], running[0][1].result()
-                    running.popleft()
-            except BrokenProcessPool:
-                suspects = [clip for clip, _ in running]
-        if running:  # a decoder took its process down: each clip that was under way gets a process to itself
-            yield from ((clip, _load_alone(load, clip)) for clip in suspects)
+                for message in producer(clip):
+                    yield clip, message
+            except Exception as failure:  # as in a worker: one bad file must not stop thousands of others
+                error = f"{type(failure).__name__}: {failure}"
+            yield clip, Ended(time.monotonic() - began, error)
+    finally:
+        torch.set_num_threads(threads)
 
 
-def _load_alone(load: LoadJob, clip: Clip) -> ClipPixels | Failure:
-    began = time.monotonic()
-    with _pool(1) as pool:
-        try:
-            return pool.submit(load, clip).result()
-        except BrokenProcessPool:
-            reason = f"{clip.path}: the decoder took its whole process down."
-            return Failure(clip.id, str(clip.path), "decode", reason, round(time.monotonic() - began, 3))
+def _show(ended: Iterable[None], total: int, launch: Launch) -> None:
+    """Run through all clips under a progress bar; how many this process will get is known only if it is alone."""
+    with Progress(disable=launch.rank > 0) as bar:
+        task = bar.add_task("clips", total=total if launch.size == 1 else None)
+        for _ in ended:
+            bar.advance(task)
 
 
-def _pool(workers: int) -> ProcessPoolExecutor:
-    context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
-    if os.name == "posix":
-        context.set_forkserver_preload(["videoclip.video.clip"])  # torch is imported once, not once a worker
-    return ProcessPoolExecutor(workers, context, initializer=torch.set_num_threads, initargs=(1,))
+def _summary(
+    launch: Launch, sink: Sink, plan: bytes, seconds: float, workers: int, backbone: Backbone
+) -> Summary:
+    told = launch.gather([sink.cached, sink.failed, dict(sink.spent), workers])
+    spent: Counter[str] = Counter()
+    for _, _, part, _ in told:
+        spent.update(part)
+    on_gpu = _device(backbone).type != "cpu"
+    stages = {name: round(spent[name], 3) for name in (*STAGES, "write")}
+    cores = max(1, sum(count for *_, count in told))
+    by_cores = sum(stages[name] for name in STAGES if not (on_gpu and name == "encode")) / cores
+    limit = max(by_cores, stages["encode"] / launch.size) if on_gpu else by_cores
+    stages["waiting"] = round(max(0.0, (seconds - by_cores) * cores), 3)
+    cached, failed = (sum(part[i] for part in told) for i in (0, 1))
+    return Summary(cached, plan.count(PRESENT), failed, plan.count(FAILED_BEFORE), stages, seconds, limit)
+
+
+def _workers(wanted: int | None, launch: Launch, clips: int) -> int:
+    """Worker processes of this process: one a core, shared with the other processes of this machine."""
+    if wanted is not None:
+        return wanted
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if launch.size > 1 else 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores // here, clips))
 
 
 def _device(backbone: Backbone) -> torch.device:
     return next(backbone.image_tower.parameters()).device
 
 
-@torch.inference_mode()
-def _encode(backbone: Backbone, pixels: Tensor) -> Tensor:
-    """(T, 3, S, S) uint8 -> (T, D)."""
-    device = _device(backbone)
-    return torch.cat([backbone.encode_image(part.to(device)) for part in pixels.split(ENCODE_FRAMES)])
+def _array(tensor: Tensor) -> np.ndarray:
+    return tensor.cpu().numpy()

@@ -1,95 +1,213 @@
 """The store's files: append-only shards that survive a kill at any moment.
 
-A shard is ``NAME.npy``, rows (N, D) in one dtype, and ``NAME.idx``, a JSON line for each record. Rows are written and
-synced before the line that makes the record exist, so rows without a line are leftovers of an interrupted run: a
-writer cuts them off, a reader never sees them.
+A shard is ``NAME.idx``, a JSON line for each record, beside one ``NAME.TENSOR.npy`` for each tensor, rows (N, ...) in
+one dtype. Rows are written and synced before the line that makes the record exist, so rows without a line are leftovers
+of an interrupted run: a writer cuts them off, a reader never sees them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import mmap
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from videoclip.errors import StoreError
+from videoclip.errors import StoreError, writing
+
+try:
+    import fcntl
+except ImportError:  # Windows: two runs that write one store at a time are not told apart there
+    fcntl = None  # type: ignore[assignment]
 
 Array = np.ndarray
+BLOCK = 4 << 20
 _sync = getattr(os, "fdatasync", os.fsync)  # fdatasync, the cheaper one, is missing on macOS and Windows
 
 
 @dataclass(frozen=True)
-class Record:
-    """Where a key's rows lie, and what was noted with them."""
+class Extent:
+    """Rows ``row`` to ``row + rows`` of a tensor's file, and the checksum of their bytes."""
 
-    key: str
-    shard: Path
     row: int
     rows: int
     crc32: int
+
+
+@dataclass(frozen=True)
+class Record:
+    """Where a key's rows lie in each tensor of a shard, and what was noted with them."""
+
+    key: str
+    index: Path
+    tensors: dict[str, Extent]
     notes: dict[str, Any]
+
+    def file(self, tensor: str) -> Path:
+        """The .npy file of a tensor."""
+        return tensor_file(self.index, tensor)
 
 
 class ShardWriter:
-    """Appends records to one shard; what was added exists from the next ``commit`` on.
+    """Appends records to the shards of one writer; what was added exists from the next ``commit`` on.
+
+    The writer's last shard is cut back to its last committed record and gone on with; a shard that another living
+    process holds is left to it, and a new one begun.
 
     Args:
         folder: the store.
-        name: the shard's name without suffix; an existing shard is cut back to its last committed record.
-        width: D.
+        kind: ``clips`` or ``texts``.
+        tensors: name -> shape of one row.
         dtype: of the rows.
+        writer: number of this writer; no two at a time may share it on different machines.
+        shard_bytes: after which a shard is closed and the next one begun.
+
+    Attributes:
+        finished: index files of the shards that this writer has closed, whole.
+
+    Raises:
+        StoreError: a file cannot be written, or has lost committed rows.
     """
 
-    def __init__(self, folder: Path, name: str, width: int, dtype: str) -> None:
-        self._width, self._dtype = width, np.dtype(dtype)
-        data, index = folder / f"{name}.npy", folder / f"{name}.idx"
-        committed = list(read_index(index)) if index.exists() else []
-        self._rows = sum(record.rows for record in committed)
-        header = npy_header(0, width, self._dtype)
-        _cut(data, len(header) + self._rows * width * self._dtype.itemsize)
-        _cut(index, sum(len(_line(record)) for record in committed))
-        self._data, self._index = data.open("r+b"), index.open("ab")
-        self._data.write(npy_header(self._rows, width, self._dtype))
-        self._data.seek(0, os.SEEK_END)
-        self._shard, self._pending = data, list[Record]()
+    def __init__(
+        self,
+        folder: Path,
+        kind: str,
+        tensors: Mapping[str, Sequence[int]],
+        dtype: str,
+        writer: int = 0,
+        shard_bytes: int = 256 << 20,
+    ) -> None:
+        self._folder, self._name, self._shard_bytes = folder, f"{kind}-{writer:04d}", shard_bytes
+        self._shapes, self._dtype = {name: tuple(shape) for name, shape in tensors.items()}, np.dtype(dtype)
+        self.finished: list[Path] = []
+        existing = sorted(folder.glob(f"{self._name}-*.idx"))
+        self._number = int(existing[-1].stem.rsplit("-", 1)[1]) if existing else 0
+        self._open()
 
-    def add(self, key: str, rows: Array, **notes: Any) -> None:
-        """Append rows (N, D) under a key, with anything JSON can hold as notes."""
-        content = np.ascontiguousarray(rows, self._dtype).tobytes()
-        self._data.write(content)
-        self._pending.append(Record(key, self._shard, self._rows, len(rows), zlib.crc32(content), notes))
-        self._rows += len(rows)
+    def add(self, key: str, rows: Mapping[str, Array | BinaryIO], **notes: Any) -> None:
+        """Append a record.
+
+        Args:
+            key: unique in the store.
+            rows: each tensor's rows (N, ...), or an open file with their bytes.
+            notes: anything JSON can hold.
+        """
+        if sum(file.tell() for file in self._files.values()) >= self._shard_bytes:
+            self.close()
+            self._number += 1
+            self._open()
+        with writing(self._folder):
+            extents = {name: self._append(name, content) for name, content in rows.items()}
+        self._pending.append(Record(key, self.index, extents, notes))
 
     def commit(self) -> None:
         """Make everything added so far exist, on disk."""
         if not self._pending:
             return
-        self._data.flush()
-        _sync(self._data.fileno())
-        self._index.write(b"".join(_line(record) for record in self._pending))
-        self._index.flush()
-        _sync(self._index.fileno())
+        with writing(self._folder):
+            for file in self._files.values():
+                file.flush()
+                _sync(file.fileno())
+            self._lines.write(b"".join(_line(record) for record in self._pending))
+            self._lines.flush()
+            _sync(self._lines.fileno())
         self._pending.clear()
 
     def close(self) -> None:
-        """Commit, and write the final shape into the .npy header so that numpy.load reads the shard too."""
+        """Commit, and write the final shapes into the .npy headers so that numpy.load reads the shard too."""
         self.commit()
-        self._data.seek(0)
-        self._data.write(npy_header(self._rows, self._width, self._dtype))
-        self._data.close()
-        self._index.close()
+        with writing(self._folder):
+            for name, file in self._files.items():
+                file.seek(0)
+                file.write(npy_header(self._rows[name], self._shapes[name], self._dtype))
+        self._release()
+        self.finished.append(self.index)
 
     def __enter__(self) -> ShardWriter:
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self.close()
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        if error is None or isinstance(error, KeyboardInterrupt | GeneratorExit):
+            self.close()
+        else:
+            self._release()  # the disk may be full: nothing more is tried, what is committed stays
+
+    @property
+    def index(self) -> Path:
+        """The index file of the shard being written."""
+        return self._folder / f"{self._name}-{self._number:05d}.idx"
+
+    def _open(self) -> None:
+        """Take the first shard, from the current number on, that no other process holds."""
+        with writing(self._folder):
+            while (lines := _hold(self.index)) is None:
+                self._number += 1
+            self._lines, self._pending = lines, list[Record]()
+            committed = list(read_index(self.index))
+            self._lines.truncate(sum(len(_line(record)) for record in committed))
+            self._rows, self._files = {}, {}
+            for name, shape in self._shapes.items():
+                rows = sum(record.tensors[name].rows for record in committed)
+                header, path = npy_header(rows, shape, self._dtype), tensor_file(self.index, name)
+                size = len(header) + rows * self._row_bytes(name)
+                if rows and (not path.exists() or path.stat().st_size < size):
+                    raise StoreError(f"{path}: has lost rows that its index names; delete the shard, cache again.")
+                file = path.open("r+b" if path.exists() else "w+b")
+                file.truncate(size)
+                file.write(header)
+                file.seek(0, os.SEEK_END)
+                self._rows[name], self._files[name] = rows, file
+
+    def _append(self, name: str, content: Array | BinaryIO) -> Extent:
+        first, size, crc = self._rows[name], 0, 0
+        for block in _blocks(content, self._dtype):
+            self._files[name].write(block)
+            size, crc = size + len(block), zlib.crc32(block, crc)
+        rows = size // self._row_bytes(name)
+        self._rows[name] += rows
+        return Extent(first, rows, crc)
+
+    def _row_bytes(self, name: str) -> int:
+        return int(np.prod(self._shapes[name])) * self._dtype.itemsize
+
+    def _release(self) -> None:
+        for file in (*self._files.values(), self._lines):
+            with contextlib.suppress(OSError):
+                file.close()
+
+
+class Rows:
+    """Memory map (N, ...) of one tensor's file; only rows named by an index are valid.
+
+    ``array`` is the map, or with ``in_memory`` a copy. ``forget`` gives the pages that were touched back to the system,
+    which keeps them cached: resident memory stays flat however much is read.
+    """
+
+    def __init__(self, path: Path, in_memory: bool = False) -> None:
+        with path.open("rb") as file:
+            if np.lib.format.read_magic(file) != (1, 0):
+                raise StoreError(f"{path}: is no shard of this store.")
+            (_, *shape), _, dtype = np.lib.format.read_array_header_1_0(file)
+            offset = file.tell()
+            elements = int(np.prod(shape))
+            rows = (os.fstat(file.fileno()).st_size - offset) // (elements * dtype.itemsize)
+            self._map = None if in_memory else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            source: Any = np.fromfile if in_memory else np.frombuffer
+            place = {"count": rows * elements, "offset": 0 if in_memory else offset}
+            self.array: Array = source(self._map or file, dtype, **place).reshape(rows, *shape)
+
+    def forget(self) -> None:
+        """Let go of the pages read so far."""
+        if self._map is not None and hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)
 
 
 def read_index(index: Path) -> Iterator[Record]:
@@ -103,52 +221,51 @@ def read_index(index: Path) -> Iterator[Record]:
             return
         try:
             values = json.loads(line)
-            key, row, rows, crc32 = (values.pop(name) for name in ("key", "row", "rows", "crc32"))
-        except (ValueError, KeyError) as error:
+            tensors = {name: Extent(*extent) for name, extent in values.pop("tensors").items()}
+            yield Record(values.pop("key"), index, tensors, values)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise StoreError(
-                f"{index}, line {number}: is damaged; delete the shard's two files and cache again."
+                f"{index}, line {number}: is damaged; delete the shard's files and cache again."
             ) from error
-        yield Record(key, index.with_suffix(".npy"), row, rows, crc32, values)
 
 
-def open_rows(shard: Path) -> Array:
-    """Memory map (N, D) of everything a shard's file holds; only rows named by the index are valid."""
-    with shard.open("rb") as file:
-        version = np.lib.format.read_magic(file)
-        if version != (1, 0):
-            raise StoreError(f"{shard}: is no shard of this store.")
-        (_, width), _, dtype = np.lib.format.read_array_header_1_0(file)
-        offset = file.tell()
-    rows = (shard.stat().st_size - offset) // (width * dtype.itemsize)
-    return np.memmap(shard, dtype, "r", offset, (rows, width)) if rows else np.zeros((0, width), dtype)
+def tensor_file(index: Path, tensor: str) -> Path:
+    """The .npy file of a tensor, beside its shard's index."""
+    return index.with_suffix(f".{tensor}.npy")
 
 
-def npy_header(rows: int, width: int, dtype: np.dtype[Any]) -> bytes:
+def npy_header(rows: int, shape: Sequence[int], dtype: np.dtype[Any]) -> bytes:
     """The header of a .npy file; numpy pads it so that its length does not depend on ``rows``."""
     buffer = io.BytesIO()
-    description = {
-        "descr": np.lib.format.dtype_to_descr(dtype),
-        "fortran_order": False,
-        "shape": (rows, width),
-    }
+    description = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (rows, *shape)}
     np.lib.format.write_array_header_1_0(buffer, description)
     return buffer.getvalue()
 
 
 def _line(record: Record) -> bytes:
-    values = {
-        "key": record.key,
-        "row": record.row,
-        "rows": record.rows,
-        "crc32": record.crc32,
-        **record.notes,
-    }
-    return json.dumps(values, ensure_ascii=False).encode() + b"\n"
+    tensors = {name: [e.row, e.rows, e.crc32] for name, e in record.tensors.items()}
+    return json.dumps({"key": record.key, "tensors": tensors, **record.notes}, ensure_ascii=False).encode() + b"\n"
 
 
-def _cut(path: Path, length: int) -> None:
-    """Create a file if need be and cut it to ``length`` bytes; a shorter file than that has lost data."""
-    with path.open("ab") as file:
-        if 0 < file.tell() < length:
-            raise StoreError(f"{path}: is shorter than its index says; delete the shard's two files and cache again.")
-        file.truncate(length)
+def _blocks(content: Array | BinaryIO, dtype: np.dtype[Any]) -> Iterator[bytes]:
+    if isinstance(content, np.ndarray):
+        yield np.ascontiguousarray(content, dtype).tobytes()
+        return
+    content.seek(0)
+    while block := content.read(BLOCK):
+        yield block
+
+
+def _hold(index: Path) -> BinaryIO | None:
+    """Open a shard's index for appending; None if another process has it. The system lets go when a process ends."""
+    file = index.open("ab")
+    if fcntl is None:
+        return file
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    except OSError:
+        pass  # a file system without such locks: writers of one launch are numbered apart
+    return file

@@ -1,75 +1,29 @@
-"""Frames of a video file: decord where it may be trusted, PyAV everywhere else. The only file that imports a decoder.
+"""Frames of a video file: decord where it may be trusted, PyAV everywhere else.
 
-``probe`` demuxes a file once with PyAV, without decoding: presentation times, key frames, container. From that it
-decides who decodes. decord 0.6.0 is exact on ordinary files, but wrong without a word on open GOPs, edit lists, AVI,
-transport streams and files that start before zero, and 10-bit video differs between decoders; all of those go to PyAV.
-What was asked for is what comes out, or a ``DecodeError``.
+A ``Video`` opens its file once, looks at the packets (``probe``), and then reads only what was asked for. PyAV works by
+a plan: wanted frames are grouped by the key frame before them, each group is one seek, pictures that nothing depends on
+are passed over undecoded, and every wanted frame must come out. Where a file does not seek as its packets promise, it
+is read in order from its beginning instead. What was asked for is what comes out, or a ``DecodeError``.
 """
 
 from __future__ import annotations
 
-import functools
-import importlib.util
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from types import TracebackType
+from typing import Any
 
 import numpy as np
 
 from videoclip.errors import DecodeError
+from videoclip.video.native_log import ffmpeg_complaints
+from videoclip.video.probe import Array, Decoder, VideoInfo, has_decord, look, open_container
 from videoclip.video.sampling import nearest
 
-Array = np.ndarray
-Decoder = Literal["auto", "decord", "pyav"]
-
-INDEXED_CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "flv"}  # others are read from their beginning
-DECORD_CODECS = {"h264", "hevc", "vp8", "vp9", "mpeg4", "mpeg2video", "msmpeg4v3", "h263", "mjpeg", "flv1"}
-IDR = 5  # the NAL unit type of a picture after which nothing refers to anything before it
-EIGHT_BIT = {"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p"}
-
-
-@dataclass(frozen=True)
-class VideoInfo:
-    """What a look at a file's packets tells, and who will decode it.
-
-    Attributes:
-        times: (N,) presentation time of each frame in seconds, ascending.
-        pts: (N,) the same in the stream's time base; the frames' order where the file gives no times.
-        keys: (K,) pts of the key frames at which decoding may start.
-        decoder: ``decord`` or ``pyav``.
-        reason: why decord may not read it, empty if it may.
-        timed: False where the file holds no presentation times: ``times`` then come from decoding it once.
-        duration: seconds that the container claims, None if it claims nothing.
-        damaged: packets that could not be decoded, known only after ``scan``.
-    """
-
-    path: Path
-    times: Array
-    pts: Array
-    keys: Array
-    decoder: str
-    reason: str
-    codec: str
-    container: str
-    timed: bool = True
-    duration: float | None = None
-    damaged: int = 0
-
-    def stretch(self, start: float | None = None, end: float | None = None) -> Array:
-        """Indices of the frames shown from ``start`` up to, not including, ``end`` (seconds).
-
-        Raises:
-            DecodeError: there is none.
-        """
-        inside = np.flatnonzero(
-            (self.times >= (-np.inf if start is None else start - 1e-6))
-            & (self.times < (np.inf if end is None else end - 1e-6))
-        )
-        if not len(inside):
-            span = f"{self.times[0]:.2f} to {self.times[-1]:.2f} s"
-            raise DecodeError("probe", f"{self.path}: no frame between {start} and {end} s; the file runs from {span}.")
-        return inside
+CHUNK_BYTES = 16 << 20  # of full-size pictures held at once
+UNREFERENCED = {"h264", "hevc"}  # codecs whose decoders pass over unreferenced pictures without changing any other
 
 
 @dataclass(frozen=True)
@@ -81,90 +35,183 @@ class Frames:
     decoder: str
 
 
-def probe(path: str | Path, decoder: Decoder = "auto") -> VideoInfo:
-    """Look at a file's packets, without decoding pictures.
+class Video:
+    """An open video file.
 
     Args:
         path: the file.
         decoder: ``auto`` chooses; ``pyav`` or ``decord`` insists.
+        info: what an earlier look at the same file told, to save another one.
+
+    Attributes:
+        info: what its packets tell; after ``scan``, what comes out of it.
 
     Raises:
         DecodeError: the file is missing, empty, no video, or decord was asked for where it is wrong.
     """
-    path = Path(path)
-    with _open(path) as container:
-        stream = _video_stream(container, path)
-        packets = [p for p in container.demux(stream) if p.size]
-        shown = [p for p in packets if not p.is_discard]
-        if not shown:
-            raise DecodeError("probe", f"{path}: the video stream holds no frame.")
-        base = float(stream.time_base)
-        # AVI numbers pictures as they are stored: with B-frames its packets' times belong to other pictures.
-        timed = container.format.name != "avi" and all(p.pts is not None for p in packets)
-        pts = np.unique([p.pts for p in shown]) if timed else np.zeros(0, np.int64)
-        reason = _why_not_decord(container, stream, packets) if timed else "no presentation times"
-        info = VideoInfo(
-            path=path,
-            times=pts * base,
-            pts=pts,
-            keys=_entry_points(container, stream, packets) if timed else pts,
-            decoder="pyav" if reason or decoder == "pyav" else "decord",
-            reason=reason,
-            codec=stream.codec_context.name,
-            container=container.format.name,
-            timed=timed,
-            duration=container.duration / 1_000_000 if container.duration else None,
+
+    def __init__(self, path: str | Path, decoder: Decoder = "auto", info: VideoInfo | None = None) -> None:
+        self._path = Path(path)
+        self._container, self._stream = open_container(self._path)
+        self._errors: set[int | None] = set()
+        self._lost, self._scanned = 0, False
+        try:
+            self.info = info or look(self._container, self._stream, self._path, decoder)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def errors(self) -> int:
+        """Pictures that turned out damaged, or could not be decoded at all, among those that were read so far."""
+        return len(self._errors)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._container.close()
+
+    def __enter__(self) -> Video:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def iterate(self, indices: Sequence[int] | Array, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Frames]:
+        """The frames at ``indices`` (T,) of ``info.times``, ascending, a few at a time so that memory stays small.
+
+        Raises:
+            DecodeError: a frame cannot be decoded. Nothing is ever put in its place.
+        """
+        wanted = np.asarray(indices, int)
+        if not len(wanted):
+            raise DecodeError("decode", f"{self._path}: no frame was asked for.")
+        done, chunk = 0, self._chunk(chunk_bytes)
+        if self.info.decoder == "decord":
+            for frames in _read_with_decord(self.info, wanted, chunk):
+                yield frames
+                done += len(frames.pixels)
+        # What decord could not read, or read with a complaint, PyAV reads: it counts damage and reads around it.
+        pictures: list[Array] = []
+        for picture in self._pictures(wanted[done:]):
+            pictures.append(picture)
+            if len(pictures) == chunk or done + len(pictures) == len(wanted):
+                part = wanted[done : done + len(pictures)]
+                yield Frames(np.stack(pictures), self.info.times[part], "pyav")
+                done, pictures = done + len(part), []
+
+    def scan(self) -> None:
+        """Decode the whole file to learn which frames really come out of it; it is then read in order, with PyAV.
+
+        Raises:
+            DecodeError: nothing can be decoded.
+        """
+        self._rewind()
+        base, clock = float(self._stream.time_base), self.info.times
+        times, keys = array("d"), array("q")
+        for order, frame in enumerate(self._decoded()):
+            own = None if self.info.by_order else frame.pts
+            times.append(float(own * base) if own is not None else clock[min(order + self._lost, len(clock) - 1)])
+            if frame.key_frame:
+                keys.append(order)
+        if not times:
+            raise DecodeError("decode", f"{self._path}: none of its frames can be decoded.")
+        order, ascending = np.arange(len(times)), np.maximum.accumulate(np.array(times))
+        self.info = replace(
+            self.info,
+            times=ascending,
+            pts=order,
+            entries=order[:1],
+            keys=np.array(keys, int) if keys else order[:1],
+            decoder="pyav",
+            by_order=True,
         )
-    if decoder == "decord" and reason:
-        raise DecodeError("probe", f"{path}: decord would read wrong frames ({reason}); use decoder auto or pyav.")
-    return info if timed else scan(info)
+        self._scanned = True
+
+    def _chunk(self, chunk_bytes: int) -> int:
+        return max(1, chunk_bytes // max(1, self._stream.codec_context.width * self._stream.codec_context.height * 3))
+
+    def _pictures(self, wanted: Array) -> Iterator[Array]:
+        """The picture (H, W, 3) of each wanted frame, in order."""
+        remaining = list(wanted)
+        if remaining and not self.info.by_order and len(self.info.entries) > 1:
+            for pts, frame in self._planned(wanted):
+                if pts != self.info.pts[remaining[0]]:
+                    break  # the file does not seek as its packets promise
+                yield _upright(frame)
+                remaining.pop(0)
+        if not remaining:
+            return
+        self._rewind()
+        for order, frame in enumerate(self._decoded()):
+            if self._lost and self.info.by_order and not self._scanned:
+                break  # places in the order no longer tell which picture this is
+            if (order if self.info.by_order else frame.pts) == self.info.pts[remaining[0]]:
+                yield _upright(frame)
+                remaining.pop(0)
+                if not remaining:
+                    return
+        missing = ", ".join(f"{self.info.times[i]:.2f}" for i in remaining[:5])
+        raise DecodeError("decode", f"{self._path}: the frame(s) at {missing} s cannot be decoded; it is damaged.")
+
+    def _planned(self, wanted: Array) -> Iterator[tuple[int, Any]]:
+        """Wanted frames and their pts, one seek for all that follow the same key frame."""
+        pts = self.info.pts[wanted]
+        groups = np.searchsorted(self.info.entries, pts, side="right") - 1
+        context = self._stream.codec_context
+        for group in np.unique(groups):
+            members = set(pts[groups == group].tolist())
+            unsent = set(members)
+            self._container.seek(int(self.info.entries[max(0, group)]), stream=self._stream)
+            for packet in self._container.demux(self._stream):
+                needed = packet.pts in members or context.name not in UNREFERENCED
+                context.skip_frame = "DEFAULT" if needed else "NONREF"
+                frames = self._decode(packet)
+                unsent.discard(packet.pts)
+                if not unsent and packet.size:
+                    frames += self._drain(context)
+                yield from ((frame.pts, frame) for frame in frames if frame.pts in members)
+                if not unsent:
+                    break
+        context.skip_frame = "DEFAULT"
+
+    def _decoded(self) -> Iterator[Any]:
+        """Frames as they come out, in presentation order; packets that cannot be decoded are noted and passed over."""
+        for packet in self._container.demux(self._stream):
+            yield from self._decode(packet)
+
+    def _decode(self, packet: Any) -> list[Any]:
+        import av
+
+        try:
+            frames: list[Any] = packet.decode()
+        except av.error.FFmpegError:
+            self._errors.add(packet.pts)
+            self._lost += 1
+            return []
+        self._errors.update(frame.pts for frame in frames if frame.is_corrupt)
+        return frames
+
+    def _drain(self, context: Any) -> list[Any]:
+        """The frames that the decoder still holds back for reordering; the next seek makes it ready again."""
+        frames: list[Any] = context.decode(None)
+        self._errors.update(frame.pts for frame in frames if frame.is_corrupt)
+        return frames
+
+    def _rewind(self) -> None:
+        """Back to the beginning, by opening the file again: not every container can seek there."""
+        self._container.close()
+        self._container, self._stream = open_container(self._path)
+        self._lost = 0
 
 
-def scan(info: VideoInfo) -> VideoInfo:
-    """Decode a whole file to learn which frames really come out of it; the result reads in order, with PyAV.
-
-    For files that hold no presentation times, and for damaged ones.
+def probe(path: str | Path, decoder: Decoder = "auto") -> VideoInfo:
+    """Look at a file's packets, without decoding pictures.
 
     Raises:
-        DecodeError: nothing can be decoded.
+        DecodeError: as ``Video``.
     """
-    with _open(info.path) as container:
-        stream = _video_stream(container, info.path)
-        errors: list[str] = []
-        rate = float(stream.average_rate or 25)
-        times = [
-            float(frame.pts * stream.time_base) if frame.pts is not None else order / rate
-            for order, frame in enumerate(_decoded(container, stream, errors))
-        ]
-    if not times:
-        raise DecodeError(
-            "decode",
-            f"{info.path}: none of its frames can be decoded ({errors[0] if errors else 'no data'}).",
-        )
-    order = np.arange(len(times))
-    return replace(
-        info,
-        times=np.maximum.accumulate(times),
-        pts=order,
-        keys=order[:1],
-        decoder="pyav",
-        timed=False,
-        damaged=len(errors),
-    )
-
-
-def read(info: VideoInfo, indices: Sequence[int] | Array) -> Frames:
-    """Decode the frames at ``indices`` (T,) of ``info.times``, in that order; repeats are allowed.
-
-    Raises:
-        DecodeError: a frame cannot be decoded. Nothing is ever put in its place.
-    """
-    chunks = list(iterate(info, indices))
-    return Frames(
-        np.concatenate([chunk.pixels for chunk in chunks]),
-        np.concatenate([chunk.seconds for chunk in chunks]),
-        chunks[0].decoder,
-    )
+    with Video(path, decoder) as video:
+        return video.info
 
 
 def read_frames(
@@ -176,7 +223,7 @@ def read_frames(
     end: float | None = None,
     decoder: Decoder = "auto",
 ) -> Frames:
-    """Probe a file and decode the frames nearest to ``seconds``, or at ``indices`` of the stretch; all if neither.
+    """Decode the frames nearest to ``seconds``, or at ``indices`` of the stretch, in that order; all if neither.
 
     Args:
         seconds: wanted presentation times within the file.
@@ -184,112 +231,20 @@ def read_frames(
         start, end: the stretch, in seconds.
 
     Raises:
-        DecodeError: as ``probe`` and ``read``; an index lies outside the stretch.
+        DecodeError: as ``Video`` and ``Video.iterate``; an index lies outside the stretch.
     """
-    info = probe(path, decoder)
-    inside = info.stretch(start, end)
-    if seconds is not None:
-        return read(info, inside[nearest(info.times[inside], seconds)])
-    wanted = np.arange(len(inside)) if indices is None else np.asarray(indices, int)
-    if len(wanted) and not 0 <= wanted.min() <= wanted.max() < len(inside):
-        raise DecodeError("decode", f"{path}: frame {wanted.max()} was asked for, but the stretch has {len(inside)}.")
-    return read(info, inside[wanted])
-
-
-def iterate(info: VideoInfo, indices: Sequence[int] | Array, chunk: int = 8) -> Iterator[Frames]:
-    """As ``read``, but at most ``chunk`` frames at a time when the indices ascend, so that memory stays small.
-
-    Raises:
-        DecodeError: a frame cannot be decoded.
-    """
-    wanted = np.asarray(indices, int)
-    if not len(wanted):
-        raise DecodeError("decode", f"{info.path}: no frame was asked for.")
-    done = 0
-    if info.decoder == "decord":
-        try:
-            reader = _decord_reader(info)
-            for part in np.split(wanted, range(chunk, len(wanted), chunk)):
-                yield Frames(reader.get_batch(part).asnumpy(), info.times[part], "decord")
-                done += len(part)
-            return
-        except _decord_errors():
-            pass  # decord stumbles over damage that PyAV can read around; what PyAV cannot read raises below
-    yield from _pyav_chunks(info, wanted[done:], chunk)
-
-
-def _pyav_chunks(info: VideoInfo, wanted: Array, chunk: int) -> Iterator[Frames]:
-    distinct = np.unique(wanted)
-    if np.array_equal(distinct, wanted):
-        pixels: list[Array] = []
-        for position, (index, picture) in enumerate(_pyav_pictures(info, distinct)):
-            pixels.append(picture)
-            if len(pixels) == chunk or position == len(wanted) - 1:
-                part = wanted[position + 1 - len(pixels) : position + 1]
-                assert index == part[-1]
-                yield Frames(np.stack(pixels), info.times[part], "pyav")
-                pixels = []
-        return
-    pictures = dict(_pyav_pictures(info, distinct))
-    yield Frames(np.stack([pictures[i] for i in wanted]), info.times[wanted], "pyav")
-
-
-def _pyav_pictures(info: VideoInfo, distinct: Array) -> Iterator[tuple[int, Array]]:
-    """Index and picture of each wanted frame, ascending."""
-    remaining = list(distinct)
-    if info.timed:
-        with _open(info.path) as container:
-            for index, frame in _planned(container, _video_stream(container, info.path), info, distinct):
-                if index != remaining[0]:
-                    break  # the file does not seek as its packets promise: read it from its beginning instead
-                yield index, _upright(frame)
-                remaining.pop(0)
-    if not remaining:
-        return
-    with _open(info.path) as container:
-        stream = _video_stream(container, info.path)
-        errors: list[str] = []
-        for order, frame in enumerate(_decoded(container, stream, errors)):
-            if (frame.pts if info.timed else order) == info.pts[remaining[0]]:
-                yield int(remaining.pop(0)), _upright(frame)
-                if not remaining:
-                    return
-    missing = ", ".join(f"{info.times[i]:.2f}" for i in remaining[:5])
-    detail = f" ({errors[0]})" if errors else ""
-    raise DecodeError(
-        "decode", f"{info.path}: the frame(s) at {missing} s cannot be decoded{detail}; the file is damaged."
-    )
-
-
-def _planned(container: Any, stream: Any, info: VideoInfo, distinct: Array) -> Iterator[tuple[int, Any]]:
-    """Frames by seeking to the key frame before each group of wanted ones, reading nothing twice."""
-    groups = np.searchsorted(info.keys, info.pts[distinct], side="right") - 1
-    frames, reached = _decoded(container, stream, []), -1
-    for group in np.unique(groups):
-        members = {int(info.pts[i]): int(i) for i in distinct[groups == group]}
-        if group > max(0, reached):
-            container.seek(int(info.keys[group]), stream=stream)
-            frames = _decoded(container, stream, [])
-        reached = group
-        last = max(members)
-        for frame in frames:
-            if frame.pts in members:
-                yield members[frame.pts], frame
-            if frame.pts is not None and frame.pts >= last:
-                break
-
-
-def _decoded(container: Any, stream: Any, errors: list[str]) -> Iterator[Any]:
-    """Frames as they come out, in presentation order; packets that cannot be decoded are noted and passed over."""
-    import av
-
-    for packet in container.demux(stream):
-        try:
-            frames = packet.decode()
-        except av.error.FFmpegError as error:
-            errors.append(error.strerror or type(error).__name__)
-            continue
-        yield from frames
+    with Video(path, decoder) as video:
+        inside = video.info.stretch(start, end)
+        if seconds is not None:
+            wanted = nearest(video.info.times[inside], seconds)
+        else:
+            wanted = np.arange(len(inside)) if indices is None else np.asarray(indices, int)
+        if len(wanted) and not 0 <= wanted.min() <= wanted.max() < len(inside):
+            raise DecodeError("decode", f"{path}: frame {wanted.max()} was asked for; the stretch has {len(inside)}.")
+        distinct, back = np.unique(inside[wanted], return_inverse=True)
+        chunks = list(video.iterate(distinct))
+        pixels = np.concatenate([chunk.pixels for chunk in chunks])
+        return Frames(pixels[back], video.info.times[inside[wanted]], chunks[-1].decoder)
 
 
 def _upright(frame: Any) -> Array:
@@ -298,82 +253,18 @@ def _upright(frame: Any) -> Array:
     return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns))
 
 
-def _open(path: Path) -> Any:
-    import av
-
-    if path.is_dir():
-        raise DecodeError("open", f"{path}: is a folder, not a video file.")
-    try:
-        if path.stat().st_size == 0:
-            raise DecodeError("open", f"{path}: is empty (0 bytes).")
-        return av.open(str(path), metadata_errors="replace")
-    except FileNotFoundError as error:
-        raise DecodeError("open", f"{path}: there is no such file.") from error
-    except (av.error.FFmpegError, OSError) as error:
-        raise DecodeError("open", f"{path}: cannot be opened as a video ({error.strerror or error}).") from error
-
-
-def _video_stream(container: Any, path: Path) -> Any:
-    stream = container.streams.best("video")
-    if stream is None:
-        held = ", ".join(sorted({s.type for s in container.streams})) or "nothing readable"
-        raise DecodeError("probe", f"{path}: holds no video stream, only {held}.")
-    stream.thread_type = "NONE"  # many files are read at once by many processes, one thread each
-    return stream
-
-
-def _why_not_decord(container: Any, stream: Any, packets: Sequence[Any]) -> str:
-    context = stream.codec_context
-    checks = (
-        (not _has_decord(), "decord is not installed"),
-        (container.format.name not in INDEXED_CONTAINERS, f"container {container.format.name}"),
-        (context.name not in DECORD_CODECS, f"codec {context.name}"),
-        (context.pix_fmt not in EIGHT_BIT, f"pixel format {context.pix_fmt}"),
-        (len(container.streams.video) > 1, "several video streams"),
-        (any(p.is_discard for p in packets), "an edit list hides frames"),
-        (min(p.pts for p in packets) < 0, "starts before time zero"),
-        (len({p.pts for p in packets}) < len(packets), "frames that share a time"),
-        (not packets[0].is_keyframe or _open_gop(stream, packets), "open GOP"),
-    )
-    return next((reason for applies, reason in checks if applies), "")
-
-
-def _entry_points(container: Any, stream: Any, packets: Sequence[Any]) -> Array:
-    keys = np.sort([p.pts for p in packets if p.is_keyframe])
-    if container.format.name not in INDEXED_CONTAINERS:
-        return keys[:1]
-    # Started in the middle of an H.264 stream with open GOPs, the decoder hands out wrong pictures under right times.
-    return keys[:1] if stream.codec_context.name == "h264" and _open_gop(stream, packets) else keys
-
-
-def _open_gop(stream: Any, packets: Sequence[Any]) -> bool:
-    """Whether some key frame is no clean start: frames shown before it follow it, or H.264 does not call it IDR."""
-    key = packets[0].pts
-    extra = stream.codec_context.extradata or b""
-    for packet in packets:
-        if packet.is_keyframe:
-            key = packet.pts
-            if stream.codec_context.name == "h264" and IDR not in _h264_units(bytes(packet), extra):
-                return True
-        elif packet.pts < key:
-            return True
-    return False
-
-
-def _h264_units(packet: bytes, extra: bytes) -> set[int]:
-    """Types of the NAL units in a packet: after start codes, or after lengths if the stream's header says so."""
-    if not extra.startswith(b"\x01"):
-        return {part[0] & 31 for part in packet.split(b"\x00\x00\x01")[1:] if part}
-    size, at, types = (extra[4] & 3) + 1, 0, set()
-    while at + size < len(packet):
-        types.add(packet[at + size] & 31)
-        at += size + int.from_bytes(packet[at : at + size], "big")
-    return types
-
-
-@functools.cache
-def _has_decord() -> bool:
-    return importlib.util.find_spec("decord") is not None
+def _read_with_decord(info: VideoInfo, wanted: Array, chunk: int) -> Iterator[Frames]:
+    """Frames until decord fails or complains, which may be at once."""
+    with ffmpeg_complaints() as complaints:
+        try:
+            reader = _decord_reader(info)
+            for part in np.split(wanted, range(chunk, len(wanted), chunk)):
+                pixels = reader.get_batch(part).asnumpy()
+                if complaints():
+                    return
+                yield Frames(pixels, info.times[part], "decord")
+        except _decord_errors():
+            return
 
 
 def _decord_reader(info: VideoInfo) -> Any:
@@ -386,7 +277,7 @@ def _decord_reader(info: VideoInfo) -> Any:
 
 
 def _decord_errors() -> tuple[type[Exception], ...]:
-    if not _has_decord():
+    if not has_decord():
         return (RuntimeError,)
     from decord import DECORDError
 

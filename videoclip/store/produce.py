@@ -1,0 +1,223 @@
+"""From a clip's file to the rows of a store: what a worker process does for one clip, a few frames at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from videoclip.backbone import Backbone
+from videoclip.data.manifest import Clip
+from videoclip.data.remote import local_file
+from videoclip.errors import DecodeError
+from videoclip.store import Failure
+from videoclip.store.recipe import Recipe
+from videoclip.video.clip import FrameChoice, chosen_frames
+from videoclip.video.decode import Frames, Video
+from videoclip.video.preprocess import Preprocess
+from videoclip.video.probe import Decoder, VideoInfo, decoder_version
+from videoclip.video.views import make_views
+
+Array = np.ndarray
+ENCODE_FRAMES = 16  # frames a pass through the image tower on a CPU: the fastest there
+STAGES = ("probe", "decode", "preprocess", "encode")
+
+
+@dataclass(frozen=True)
+class Began:
+    """Decoding of a clip begins, by whom: told in case the process does not live to tell the end."""
+
+    decoder: str
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some frames of a clip: ``pixels`` (n, 1 + V, 3, S, S) uint8, or the rows (n, ...) of each tensor of the store."""
+
+    rows: dict[str, Array]
+
+
+@dataclass(frozen=True)
+class Done:
+    """A clip is complete.
+
+    Attributes:
+        notes: what the store's index keeps of it.
+        spent: CPU seconds of each stage.
+    """
+
+    notes: dict[str, Any]
+    spent: dict[str, float]
+
+
+Message = Began | Chunk | Done | Failure
+
+
+@dataclass(frozen=True)
+class Producer:
+    """Makes the rows of a clip, or its pixels where the encoder runs elsewhere.
+
+    Attributes:
+        recipe: of the store.
+        preprocess: the backbone's image transform.
+        backbone: encodes here; None hands on pixels.
+        broken: whether short and damaged files are kept or refused.
+    """
+
+    recipe: Recipe
+    preprocess: Preprocess
+    backbone: Backbone | None
+    broken: Literal["keep", "refuse"] = "keep"
+
+    def __call__(self, clip: Clip) -> Iterator[Message]:
+        """Messages of a clip: ``Began``, chunks, then ``Done``; or a ``Failure``, at any point."""
+        began, decoder = time.monotonic(), ""
+        try:
+            for message in self._produce(clip):
+                decoder = message.decoder if isinstance(message, Began) else decoder
+                yield message
+        except DecodeError as error:
+            seconds = round(time.monotonic() - began, 3)
+            yield Failure(clip.id, str(clip.path), error.stage, str(error), decoder, seconds)
+
+    def _produce(self, clip: Clip) -> Iterator[Message]:
+        clock = _Clock()
+        choice = FrameChoice(self.recipe.frames, self.recipe.fps, self.recipe.sampling)  # type: ignore[arg-type]
+        with local_file(clip.path) as path:
+            with clock.stage("probe"):
+                video, digest = _open(path, self.recipe.decoder)  # type: ignore[arg-type]
+            with video:
+                self._refuse_short(video.info)
+                yield Began(video.info.decoder)
+                seconds, decoders = list[float](), set[str]()
+                frames = chosen_frames(video, choice, clip.start, clip.end)
+                for chunk in self._encoded(self._pixels(frames, clip, clock, seconds, decoders), clock):
+                    yield chunk
+                notes = {
+                    "seconds": seconds,
+                    "decoder": "+".join(decoder_version(name) for name in sorted(decoders)),
+                    "status": self._status(video),
+                    "errors": video.errors,
+                    "sha256": digest,
+                }
+        yield Done(notes, dict(clock.spent))
+
+    def _pixels(
+        self, frames: Iterator[Frames], clip: Clip, clock: _Clock, seconds: list[float], decoders: set[str]
+    ) -> Iterator[Tensor]:
+        """Pixels (n, 1 + V, 3, S, S); their times and decoders are noted in passing."""
+        while True:
+            with clock.stage("decode"):
+                part = next(frames, None)
+            if part is None:
+                return
+            with clock.stage("preprocess"):
+                pixels = make_views(part.pixels, self.preprocess, self.recipe.views, clip.id)
+            seconds.extend(round(float(s), 6) for s in part.seconds)
+            decoders.add(part.decoder)
+            yield pixels
+
+    def _encoded(self, parts: Iterator[Tensor], clock: _Clock) -> Iterator[Chunk]:
+        if self.backbone is None:
+            yield from (Chunk({"pixels": part.numpy()}) for part in parts)
+            return
+        for batch in _batches(parts, max(1, ENCODE_FRAMES // (1 + len(self.recipe.views)))):
+            with clock.stage("encode"):
+                rows = encode(self.backbone, batch, self.recipe)
+            yield Chunk({name: tensor.numpy() for name, tensor in rows.items()})
+
+    def _refuse_short(self, info: VideoInfo) -> None:
+        if self.broken == "refuse" and info.short:
+            raise DecodeError(
+                "check", f"{info.path}: is short: it claims {info.duration:.2f} s and holds {info.span:.2f} s."
+            )
+
+    def _status(self, video: Video) -> str:
+        if self.broken == "refuse" and video.errors:
+            raise DecodeError("check", f"{video.info.path}: is damaged: {video.errors} of its pictures have errors.")
+        flags = [name for name, holds in (("short", video.info.short), ("damaged", video.errors > 0)) if holds]
+        return "+".join(flags) or "ok"
+
+
+@torch.inference_mode()
+def encode(backbone: Backbone, pixels: Tensor, recipe: Recipe) -> dict[str, Tensor]:
+    """Rows of each tensor of a store, in its dtype, on the pixels' device: pixels (n, 1 + V, 3, S, S) -> (n, ...)."""
+    count, views = pixels.shape[:2]
+    precision = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}[recipe.precision]
+    dtype = getattr(torch, recipe.dtype)
+    rows = {}
+    with torch.autocast(pixels.device.type, precision, enabled=precision is not None):
+        if "patches" in recipe.tensors:
+            plain, patches = backbone.encode_patches(pixels[:, 0])
+            rows = {"frames": plain.to(dtype), "patches": patches.to(dtype)}
+            pixels = pixels[:, 1:]
+        if pixels.shape[1]:
+            every = backbone.encode_image(pixels.flatten(0, 1)).to(dtype).unflatten(0, (count, -1))
+            if not rows:
+                rows, every = {"frames": every[:, 0]}, every[:, 1:]
+            if views > 1:
+                rows["views"] = every
+    return rows
+
+
+class _Clock:
+    """CPU seconds of this process by stage."""
+
+    def __init__(self) -> None:
+        self.spent: Counter[str] = Counter()
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        began = time.process_time()
+        yield
+        self.spent[name] += time.process_time() - began
+
+
+def _batches(parts: Iterator[Tensor], size: int) -> Iterator[Tensor]:
+    """Join and cut parts (n, ...) to batches of ``size``; only the last one is smaller."""
+    held: list[Tensor] = []
+    for part in parts:
+        held.append(part)
+        while sum(map(len, held)) >= size:
+            joined = torch.cat(held)
+            yield joined[:size]
+            held = [joined[size:]]
+    if sum(map(len, held)):
+        yield torch.cat(held)
+
+
+_last: dict[tuple[Any, ...], tuple[VideoInfo, str]] = {}  # of the file read last: many clips may be stretches of it
+
+
+def _open(path: Path, decoder: Decoder) -> tuple[Video, str]:
+    """An open video and the SHA-256 of its file."""
+    try:
+        status = path.stat()
+        key = (path, decoder, status.st_size, status.st_mtime_ns)
+    except OSError:
+        key = (path, decoder)
+    if key in _last:
+        info, digest = _last[key]
+        return Video(path, decoder, info), digest
+    video = Video(path, decoder)
+    digest = _sha256(path)
+    _last.clear()
+    _last[key] = video.info, digest
+    return video, digest
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

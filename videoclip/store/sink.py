@@ -1,0 +1,132 @@
+"""The end of the pipeline: what workers say of clips becomes records, failures and a count of where time went."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from videoclip.data.manifest import Clip
+from videoclip.data.remote import push
+from videoclip.errors import StoreError, writing
+from videoclip.store import Failure
+from videoclip.store.batches import Event
+from videoclip.store.produce import Began, Chunk, Done
+from videoclip.store.recipe import DESCRIPTION, Recipe
+from videoclip.store.shards import ShardWriter, tensor_file
+from videoclip.video.isolation import Ended
+
+COMMIT_SECONDS = 2.0  # the most finished work that a kill can cost
+SPOOL_BYTES = 8 << 20  # of one clip's rows held in memory before they go to a temporary file
+
+
+class Sink:
+    """Writes what becomes of clips into a store.
+
+    Args:
+        folder: the store.
+        recipe: of the store.
+        writer: number of this process.
+        shard_bytes: see ``ShardWriter``.
+        push_to: an fsspec address to which finished shards are copied.
+
+    Attributes:
+        cached, failed: clips so far.
+        spent: seconds of each stage.
+    """
+
+    def __init__(self, folder: Path, recipe: Recipe, writer: int, shard_bytes: int, push_to: str | None) -> None:
+        self._folder, self._recipe, self._push_to = folder, recipe, push_to
+        self._writer = ShardWriter(folder, "clips", recipe.tensors, recipe.dtype, writer, shard_bytes)
+        self._table = folder / f"failures-{writer:04d}.jsonl"
+        self._under_way: dict[str, _UnderWay] = {}
+        self._committed, self._pushed = time.monotonic(), 0
+        self.cached, self.failed, self.spent = 0, 0, Counter[str]()
+
+    def take(self, events: Iterable[Event]) -> Iterable[None]:
+        """Write events as they come; yields once for each clip that is cached or failed."""
+        for clip, message in events:
+            began = time.perf_counter()
+            ended = self._take(clip, message)
+            self.spent["write"] += time.perf_counter() - began
+            if ended:
+                yield
+
+    def __enter__(self) -> Sink:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._writer.__exit__(kind, error, at)
+        if error is None:
+            self._push([self._folder / DESCRIPTION, self._table, *sorted(self._folder.glob("texts-*"))], must=True)
+
+    def _take(self, clip: Clip, message: Any) -> bool:
+        under_way = self._under_way.setdefault(clip.id, _UnderWay())
+        if isinstance(message, Began):
+            under_way.decoder = message.decoder
+        elif isinstance(message, Chunk):
+            under_way.add(message)
+        elif isinstance(message, Done):
+            self._writer.add(clip.id, dict(under_way.files), **message.notes)
+            self.spent.update(message.spent)
+            self.cached += 1
+        elif isinstance(message, Failure):
+            self._fail(message)
+        elif isinstance(message, Ended):
+            if message.error:
+                self._fail(_lost(clip, message, under_way.decoder))
+            self._under_way.pop(clip.id).close()
+        if time.monotonic() - self._committed > COMMIT_SECONDS:
+            self._writer.commit()
+            self._push()
+            self._committed = time.monotonic()
+        return isinstance(message, Ended)
+
+    def _fail(self, failure: Failure) -> None:
+        with writing(self._folder), self._table.open("a") as file:
+            file.write(f"\n{json.dumps(asdict(failure), ensure_ascii=False)}\n")  # a kill may have left half a line
+        self.failed += 1
+
+    def _push(self, others: list[Path] | None = None, must: bool = False) -> None:
+        """Copy closed shards, rows before the index; where it fails they go with the next ones."""
+        if self._push_to is None:
+            return
+        indexes = self._writer.finished[self._pushed :]
+        files = [f for index in indexes for f in (*(tensor_file(index, name) for name in self._recipe.tensors), index)]
+        try:
+            push([f for f in (*(others or []), *files) if f.exists()], self._push_to)
+            self._pushed += len(indexes)
+        except StoreError:
+            if must:
+                raise
+
+
+class _UnderWay:
+    """The rows of a clip that is not complete; long ones lie in temporary files."""
+
+    def __init__(self) -> None:
+        self.decoder = ""
+        self.files: dict[str, Any] = {}
+
+    def add(self, chunk: Chunk) -> None:
+        with writing(Path(tempfile.gettempdir())):
+            for name, rows in chunk.rows.items():
+                if name not in self.files:
+                    self.files[name] = tempfile.SpooledTemporaryFile(SPOOL_BYTES)
+                self.files[name].write(rows.tobytes())
+
+    def close(self) -> None:
+        for file in self.files.values():
+            file.close()
+
+
+def _lost(clip: Clip, ended: Ended, decoder: str) -> Failure:
+    """What is told of a clip whose worker did not live to tell it, or met an error that it did not expect."""
+    stage, reason = "decode" if decoder else "open", f"{clip.path}: {ended.error}."
+    return Failure(clip.id, str(clip.path), stage, reason, decoder, round(ended.seconds, 3))

@@ -1,0 +1,222 @@
+"""Work that may hang, crash or eat memory, done by child processes that can be lost.
+
+The kernel enforces the limits: an alarm ends a child that gives no sign of life, an address-space limit makes
+allocations fail. Both hold even where native code keeps the interpreter lock, and both cost the item in work only.
+On Windows children are isolated but not limited.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection, wait
+from typing import Any, Generic, TypeVar
+
+Item = TypeVar("Item")
+Job = Callable[[Item], Iterable[Any]]
+
+METHOD = "forkserver" if os.name == "posix" else "spawn"  # never fork: a parent has threads
+AHEAD = 2  # items a child holds, so that it need not wait for the next
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one item may cost.
+
+    Attributes:
+        seconds: without a message from the job; a long video that goes on giving frames is never late.
+        memory_mib: that a child may allocate beyond what it holds when it starts.
+        items: after which a child is replaced, so that leaks stay small.
+    """
+
+    seconds: float = 300.0
+    memory_mib: int = 3072
+    items: int = 1000
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The last message of every item: seconds it took, and why it was lost, empty if the job finished."""
+
+    seconds: float
+    error: str = ""
+
+
+def prepare(preload: Sequence[str]) -> None:
+    """Start the process that children are forked from, so that it imports ``preload`` while the caller does other work.
+
+    Calling it early is worth seconds; ``isolated`` works without.
+    """
+    if METHOD == "forkserver":
+        multiprocessing.get_context(METHOD).set_forkserver_preload(list(preload))
+        forkserver.ensure_running()
+
+
+def isolated(
+    job: Job[Item], items: Iterable[Item], workers: int, limits: Limits | None = None
+) -> Iterator[tuple[Item, Any]]:
+    """Run a job on many items in child processes.
+
+    Args:
+        job: picklable; called with an item in a child, yields picklable messages. What it raises ends the item.
+        items: taken one by one as children become free.
+        workers: children at a time.
+        limits: of one item.
+
+    Yields:
+        (item, message) as messages arrive, those of one item in order; the last one is ``Ended``.
+    """
+    limits = limits or Limits()
+    source, again = iter(items), deque[Item]()
+    children = [_Child(job, limits) for _ in range(workers)]
+    try:
+        while True:
+            for child in children:
+                child.feed(source, again)
+            busy = {child.connection: child for child in children if child.assigned}
+            if not busy:
+                return
+            for connection in wait(list(busy)):
+                child = busy[connection]  # type: ignore[index]
+                item, message, lost = child.receive()
+                if lost is not None:
+                    again.extendleft(reversed(lost))
+                yield item, message
+    finally:
+        for child in children:
+            child.kill()
+
+
+class _Child(Generic[Item]):
+    """The parent's end of one child process, started when it gets its first item."""
+
+    def __init__(self, job: Job[Item], limits: Limits) -> None:
+        self._job, self._limits = job, limits
+        self._process: Any = None
+        self.connection: Connection[Any, Any] | None = None
+        self.assigned: deque[Item] = deque()
+        self._fed, self._began = 0, 0.0
+
+    def feed(self, source: Iterator[Item], again: deque[Item]) -> None:
+        """Give the child work until it is a little ahead; those in ``again`` come first."""
+        while len(self.assigned) < AHEAD and self._fed < self._limits.items:
+            following = list(itertools.islice(source, 1)) if not again else [again.popleft()]
+            if not following:
+                return
+            if self.connection is None:
+                self._start()
+                self._began = time.monotonic()
+            elif not self.assigned:
+                self._began = time.monotonic()
+            self.assigned.append(following[0])
+            self._fed += 1
+            with contextlib.suppress(OSError):  # a child that has just died is noticed when its messages end
+                self.connection.send(following[0])  # type: ignore[union-attr]
+
+    def receive(self) -> tuple[Item, Any, list[Item] | None]:
+        """The next message and its item; where the child died, also the items that it had not begun."""
+        assert self.connection is not None
+        try:
+            message = self.connection.recv()
+        except (EOFError, OSError):
+            return self._died()
+        item = self.assigned[0]
+        if isinstance(message, Ended):
+            self.assigned.popleft()
+            self._began = time.monotonic()
+            if not self.assigned and self._fed >= self._limits.items:
+                self.kill()
+        return item, message, None
+
+    def _died(self) -> tuple[Item, Ended, list[Item]]:
+        self._process.join()
+        item, *lost = self.assigned
+        ended = Ended(time.monotonic() - self._began, _cause(self._process.exitcode, self._limits))
+        self.kill()
+        return item, ended, lost
+
+    def _start(self) -> None:
+        context: Any = multiprocessing.get_context(METHOD)
+        self.connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, self._job, self._limits), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def kill(self) -> None:
+        """End the child; the next ``feed`` starts another."""
+        if self.connection is None:
+            return
+        self.connection.close()
+        self._process.kill()
+        self._process.join()
+        self.connection, self._fed = None, 0
+        self.assigned.clear()
+
+
+def _cause(exitcode: int, limits: Limits) -> str:
+    if exitcode >= 0:
+        return f"its process ended by itself (exit status {exitcode})"
+    if exitcode == -getattr(signal, "SIGALRM", 0):
+        return f"no frame came for {limits.seconds:g} seconds"
+    name = signal.Signals(-exitcode).name
+    hint = "; was memory short?" if name == "SIGKILL" else ""
+    return f"its process was ended by {name}{hint}"
+
+
+def _serve(connection: Connection[Any, Any], job: Job[Any], limits: Limits) -> None:
+    """A child's life: take an item, send what the job yields, until the parent hangs up."""
+    import torch
+
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends its children
+    if hasattr(signal, "SIGALRM"):
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    _limit_memory(limits.memory_mib)
+    with contextlib.suppress(EOFError, ConnectionError):  # the parent is gone
+        while True:
+            _work(connection, job, connection.recv(), limits)
+
+
+def _work(connection: Connection[Any, Any], job: Job[Any], item: Any, limits: Limits) -> None:
+    began, error = time.monotonic(), ""
+    try:
+        _alarm(limits.seconds)
+        for message in job(item):
+            _alarm(0)  # waiting for a busy parent costs no time of the item
+            connection.send(message)
+            _alarm(limits.seconds)
+    except ConnectionError:
+        raise
+    except MemoryError:
+        error = f"more than {limits.memory_mib} MiB of memory were asked for"
+    except Exception as failure:  # whatever is wrong with one item must not stop thousands of others
+        error = f"{type(failure).__name__}: {failure}"
+    _alarm(0)
+    connection.send(Ended(time.monotonic() - began, error))
+
+
+def _alarm(seconds: float) -> None:
+    """The kernel ends this process after so many seconds, whatever it is doing then; 0 takes that back."""
+    if hasattr(signal, "SIGALRM"):
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
+def _limit_memory(mib: int) -> None:
+    if sys.platform != "linux":
+        return
+    import resource
+
+    with open("/proc/self/statm") as file:
+        held = int(file.read().split()[0]) * resource.getpagesize()
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    wanted = held + (mib << 20)
+    resource.setrlimit(resource.RLIMIT_AS, (wanted if most == resource.RLIM_INFINITY else min(wanted, most), most))

@@ -1,0 +1,63 @@
+"""Further views of the same frames: square crops along the longer side, and random augmentations, one for a whole clip."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+
+from videoclip.video.preprocess import Preprocess
+
+CROPS = ("crop-first", "crop-middle", "crop-last")  # left, centre, right; top, centre, bottom of portrait frames
+
+
+def view_names(crops: bool = False, augmentations: int = 0) -> list[str]:
+    """The names of the views of a recipe, in the order in which they are stored."""
+    return [*(CROPS if crops else ()), *(f"augment-{number}" for number in range(augmentations))]
+
+
+def make_views(clip: np.ndarray | Tensor, preprocess: Preprocess, names: Sequence[str], key: str) -> Tensor:
+    """The plain view and all named ones: (T, H, W, 3) uint8 -> (T, 1 + V, 3, S, S) uint8.
+
+    Args:
+        clip: decoded frames.
+        preprocess: makes the plain view and gives the size.
+        names: of ``view_names``.
+        key: the clip's id; an augmentation depends on it and the view's name alone.
+    """
+    views = [preprocess(clip)]
+    pixels = torch.as_tensor(clip).permute(0, 3, 1, 2)
+    for name in names:
+        crop = _crop if name in CROPS else _augment
+        views.append(crop(pixels, preprocess, name, key))
+    return torch.stack(views, 1)
+
+
+def _crop(pixels: Tensor, preprocess: Preprocess, name: str, key: str) -> Tensor:
+    """The largest square at one end, or in the middle, of the longer side."""
+    height, width = pixels.shape[-2:]
+    side = min(height, width)
+    share = CROPS.index(name) / 2
+    return _square(pixels, round((height - side) * share), round((width - side) * share), side, side, preprocess)
+
+
+def _augment(pixels: Tensor, preprocess: Preprocess, name: str, key: str) -> Tensor:
+    """A random crop of 50 to 100 % of the area with sides up to 4 : 3, mirrored half of the time."""
+    generator = np.random.default_rng(zlib.crc32(f"{name}/{key}".encode()))
+    height, width = pixels.shape[-2:]
+    area = height * width * generator.uniform(0.5, 1.0)
+    ratio = np.exp(generator.uniform(np.log(3 / 4), np.log(4 / 3)))
+    tall, wide = (min(limit, round(np.sqrt(area * r))) for limit, r in ((height, 1 / ratio), (width, ratio)))
+    top, left = generator.integers(height - tall + 1), generator.integers(width - wide + 1)
+    view = _square(pixels, int(top), int(left), tall, wide, preprocess)
+    return view.flip(-1) if generator.random() < 0.5 else view
+
+
+def _square(pixels: Tensor, top: int, left: int, height: int, width: int, preprocess: Preprocess) -> Tensor:
+    mode = InterpolationMode.BILINEAR if preprocess.interpolation == "bilinear" else InterpolationMode.BICUBIC
+    return F.resized_crop(pixels, top, left, height, width, list(preprocess.size), mode, antialias=True).contiguous()
