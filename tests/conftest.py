@@ -49,20 +49,23 @@ def shapes_store(shapes: Path, tiny: OpenClip, tmp_path_factory: pytest.TempPath
     return FeatureStore(folder)
 
 
-def numbered(count: int, height: int = 64, width: int = 96) -> np.ndarray:
-    """Frames (count, H, W, 3) that carry their own number as a bar code of 10 grey blocks."""
-    bits = (np.arange(count)[:, None] >> np.arange(10)) & 1
-    block = width // 10
+BITS = 16
+
+
+def numbered(count: int, height: int = 64, width: int = 96, first: int = 0) -> np.ndarray:
+    """Frames (count, H, W, 3) that carry their own number as a bar code of 16 grey blocks."""
+    bits = (np.arange(first, first + count)[:, None] >> np.arange(BITS)) & 1
+    block = width // BITS
     frames = np.full((count, height, width, 3), 128, np.uint8)
-    frames[:, :, : 10 * block] = np.repeat(np.where(bits, 235, 20), block, axis=1)[:, None, :, None]
+    frames[:, :, : BITS * block] = np.repeat(np.where(bits, 235, 20), block, axis=1)[:, None, :, None]
     return frames
 
 
 def numbers_of(frames: np.ndarray) -> list[int]:
     """The numbers that frames made by ``numbered`` carry."""
-    block = frames.shape[2] // 10
-    centre = frames[:, frames.shape[1] // 2, block // 2 : 10 * block : block].mean(-1)
-    return [int(((row > 128) << np.arange(10)).sum()) for row in centre]
+    block = frames.shape[2] // BITS
+    centre = frames[:, frames.shape[1] // 2, block // 2 : BITS * block : block].mean(-1)
+    return [int(((row > 128) << np.arange(BITS)).sum()) for row in centre]
 
 
 @pytest.fixture(scope="session")

@@ -120,7 +120,7 @@ class Video:
             self.info,
             times=ascending,
             pts=order,
-            entries=order[:1],
+            entries=order[:0],
             keys=np.array(keys, int) if keys else order[:1],
             decoder="pyav",
             by_order=True,
@@ -133,7 +133,7 @@ class Video:
     def _pictures(self, wanted: Array) -> Iterator[Array]:
         """The picture (H, W, 3) of each wanted frame, in order."""
         remaining = list(wanted)
-        if remaining and not self.info.by_order and len(self.info.entries) > 1:
+        if remaining and len(self.info.entries):
             for pts, frame in self._planned(wanted):
                 if pts != self.info.pts[remaining[0]]:
                     break  # the file does not seek as its packets promise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,13 @@ import numpy as np
 
 def write_video(
     path: str | Path,
-    frames: np.ndarray,
+    frames: Iterable[np.ndarray],
     fps: float,
     codec: str = "libx264",
     options: dict[str, str] | None = None,
     pixel_format: str = "yuv420p",
 ) -> None:
-    """Encode frames (T, H, W, 3) uint8 at a constant rate; the container follows the file's suffix.
+    """Encode frames, T of (H, W, 3) uint8, at a constant rate; the container follows the file's suffix.
 
     Args:
         options: of the encoder, such as ``{"crf": "18", "g": "12", "bf": "0"}``.
@@ -27,9 +28,10 @@ def write_video(
 
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream(codec, Fraction(fps).limit_denominator(1001), options=options or {})
-        stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = pixel_format
         stream.thread_count = 1  # small pictures: threads cost more than they give
-        for picture in frames:
+        for number, picture in enumerate(frames):
+            if not number:
+                stream.height, stream.width = picture.shape[:2]
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
         container.mux(stream.encode(None))

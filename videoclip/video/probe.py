@@ -36,14 +36,14 @@ class VideoInfo:
         times: (N,) presentation time of each frame in seconds, ascending.
         pts: (N,) how a decoded frame is recognised: its time in the stream's time base, or its place in the order of
             appearance where ``by_order``.
-        entries: (K,) pts at which decoding may start.
+        entries: pts at which decoding may start; none if the file must be read from its beginning.
         keys: indices (K,) of the key frames.
         decoder: ``decord`` or ``pyav``.
         reason: why decord may not read it, empty if it may.
         by_order: frames are told by the order in which they come out, because their own times are missing (raw
-            streams) or belong to other pictures (AVI).
+            streams), shared (program streams) or belong to other pictures (AVI).
         duration: seconds that the file claims for its pictures, None if it claims nothing.
-        span: seconds from the first frame to the end of the last one.
+        span: seconds from the first frame, or from 0 if it is later, to the end of the last one.
     """
 
     path: Path
@@ -118,9 +118,9 @@ def look(container: Any, stream: Any, path: Path, decoder: Decoder) -> VideoInfo
     if not packets.shown.any():
         raise DecodeError("probe", f"{path}: the video stream holds no frame.")
     base = float(stream.time_base)
-    by_order = container.format.name == "avi" or not packets.timed
-    pts = np.arange(packets.shown.sum()) if by_order else np.unique(packets.pts[packets.shown])
-    times = _clock(packets, stream) if by_order else pts * base
+    by_order = container.format.name == "avi" or not packets.told.all() or packets.share_times
+    pts = np.arange(packets.shown.sum()) if by_order else np.sort(packets.pts[packets.shown])
+    times = _clock(packets, container, stream) if by_order else pts * base
     reason = _why_not_decord(container, stream, packets, by_order)
     if decoder == "decord" and reason:
         raise DecodeError("probe", f"{path}: decord would read wrong frames ({reason}); use decoder auto or pyav.")
@@ -133,7 +133,7 @@ def look(container: Any, stream: Any, path: Path, decoder: Decoder) -> VideoInfo
         path=path,
         times=times,
         pts=pts,
-        entries=np.sort(packets.pts[packets.key]) if seekable else pts[:1],
+        entries=np.sort(packets.pts[packets.key]) if seekable else pts[:0],
         keys=np.flatnonzero(packets.key[packets.shown]) if by_order else np.searchsorted(pts, key_pts),
         decoder="pyav" if reason or decoder == "pyav" else "decord",
         reason=reason,
@@ -141,7 +141,7 @@ def look(container: Any, stream: Any, path: Path, decoder: Decoder) -> VideoInfo
         container=container.format.name,
         by_order=by_order,
         duration=_claimed(container, stream),
-        span=float(times[-1] - times[0] + last),
+        span=float(times[-1] + last - min(0.0, times[0])),
     )
 
 
@@ -149,15 +149,15 @@ class _Packets:
     """The packets of a video stream in the order of decoding, without their content: arrays (N,)."""
 
     def __init__(self, container: Any, stream: Any) -> None:
-        pts, dts, key, shown = array("q"), array("q"), array("b"), array("b")
+        pts, dts, key, shown, told = array("q"), array("q"), array("b"), array("b"), array("b")
         extra = bytes(stream.codec_context.extradata or b"")
         h264 = stream.codec_context.name == "h264"
-        self.timed, self.open_gop, self.last_duration = True, False, 0
+        self.open_gop, self.last_duration = False, 0
         after, last = None, None
         for packet in container.demux(stream):
             if not packet.size:
                 continue
-            self.timed = self.timed and packet.pts is not None
+            told.append(packet.pts is not None)
             time = packet.pts if packet.pts is not None else packet.dts if packet.dts is not None else len(pts)
             # No clean start: a frame shown before the key frame follows it, or H.264 does not call it IDR.
             if packet.is_keyframe:
@@ -172,19 +172,26 @@ class _Packets:
             key.append(packet.is_keyframe)
             shown.append(not packet.is_discard)
         self.pts, self.dts = np.array(pts), np.array(dts)
-        self.key, self.shown = np.array(key, bool), np.array(shown, bool)
+        self.key, self.shown, self.told = np.array(key, bool), np.array(shown, bool), np.array(told, bool)
+        self.share_times = len(np.unique(self.pts)) < len(self.pts)
 
 
-def _clock(packets: _Packets, stream: Any) -> Array:
-    """Times (N,) of frames that are told by their order: AVI's decoding times tick with the pictures shown."""
-    ticks = np.sort(packets.dts[packets.shown])
-    if (np.diff(ticks) <= 0).any() or not packets.timed:
-        return np.arange(len(ticks)) / float(stream.average_rate or 25)
-    return ticks * float(stream.time_base)
+def _clock(packets: _Packets, container: Any, stream: Any) -> Array:
+    """Times (N,) of frames that are told by their order, as far as the packets tell them."""
+    base, rate = float(stream.time_base), float(stream.average_rate or 25)
+    if container.format.name == "avi":  # numbers pictures as stored: its decoding times tick with the pictures shown
+        ticks = np.sort(packets.dts[packets.shown])
+        return ticks * base if (np.diff(ticks) > 0).all() else np.arange(len(ticks)) / rate
+    told = np.sort(packets.pts[packets.shown & packets.told]) * base
+    untold = packets.shown.sum() - len(told)  # before time zero, or all of a raw stream
+    before = np.arange(-untold, 0) / rate
+    return np.concatenate([before + told[0], told]) if len(told) else before - before[0]
 
 
 def _claimed(container: Any, stream: Any) -> float | None:
     """Seconds that the file promises for its pictures; its sound may be longer, so the stream's own word comes first."""
+    if container.format.name == "avi" and stream.frames and stream.average_rate:
+        return stream.frames / float(stream.average_rate)  # its duration is guessed from what is left of the file
     if stream.duration:
         return float(stream.duration * stream.time_base)
     tag = stream.metadata.get("DURATION", "")  # Matroska
@@ -205,7 +212,7 @@ def _why_not_decord(container: Any, stream: Any, packets: _Packets, by_order: bo
         (len(container.streams.video) > 1, "several video streams"),
         (not packets.shown.all(), "an edit list hides frames"),
         (packets.pts.min() < 0, "starts before time zero"),
-        (len(np.unique(packets.pts)) < len(packets.pts), "frames that share a time"),
+        (packets.share_times, "frames that share a time"),
         (packets.open_gop, "open GOP"),
     )
     return next((reason for applies, reason in checks if applies), "")
