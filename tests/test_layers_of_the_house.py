@@ -23,8 +23,8 @@ FLOOR = {name: floor for floor, names in FLOORS.items() for name in names.split(
 ONLY = {
     "open_clip": {"backbone/openclip.py"},
     "decord": {"video/decode.py"},
-    "av": {"video/decode.py", "video/encode.py"},
-    "accelerate": {"training/", "store/extract.py"},
+    "av": {"video/probe.py", "video/decode.py", "video/encode.py"},
+    "accelerate": {"training/", "store/launch.py"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -42,7 +42,8 @@ def demo(args: argparse.Namespace) -> None:
 
 def cache(args: argparse.Namespace) -> None:
     """Cache frame features of a folder of videos or of a manifest."""
-    from videoclip.store.extract import Extras, cache_features, join_launch, start_early
+    from videoclip.store.extract import Extras, cache_features, start_early
+    from videoclip.store.launch import join_launch
 
     start_early()
     from videoclip.backbone import create_backbone
@@ -82,17 +83,76 @@ def _print_summary(done: Summary, args: argparse.Namespace) -> None:
         print(f"not cached ({failure.stage}): {failure.reason}")
     for status, count in store.describe()["status"].items():
         if status != "ok":
-            print(f"cached, but {status}: {count} (their names: videoclip store status {args.out})")
+            print(f"cached, but {status}: {count} (videoclip store list {args.out} --status {status})")
     if Path(args.source).is_dir() and (others := passed_over(args.source)):
         print("passed over, no videos by their names: " + ", ".join(f"{n} {s}" for s, n in sorted(others.items())))
     if done.cached:
         spent = ", ".join(f"{name} {seconds:.1f}" for name, seconds in done.spent.items())
         print(f"where time went, seconds of all processes: {spent}")
-        print(f"took {done.seconds:.1f} s; its stages allow {done.limit:.1f} s at best ({done.limit / done.seconds:.0%})")
+        print(
+            f"took {done.seconds:.1f} s; its stages allow {done.limit:.1f} s at best ({done.limit / done.seconds:.0%})"
+        )
     print(
         f"{args.out}: {done.cached} clips cached now, {done.present} were there, {done.failed} failed now, "
         f"{done.failed_before} failed before" + ("" if not done.failed_before else " (--retry-failed tries them again)")
     )
+
+
+def store(args: argparse.Namespace) -> None:
+    """Look into, check, merge, export or import stores of features."""
+    args.action(args)
+
+
+def _store_list(args: argparse.Namespace) -> None:
+    """List clips: status, frames, decoder, id; then those that failed."""
+    from videoclip.store import FeatureStore
+
+    opened = FeatureStore(args.store)
+    for clip_id in opened.ids:
+        clip = opened[clip_id]
+        status = clip.notes.get("status", "unknown")
+        if not args.status or args.status in status:
+            print(f"{status:14} {len(clip.frames):6} frames  {clip.notes.get('decoder', '')}  {clip_id}")
+    for failure in opened.failures:
+        if not args.status or args.status == "failed":
+            print(f"{'failed':14} {failure.stage}: {failure.reason}")
+
+
+def _store_verify(args: argparse.Namespace) -> None:
+    """Check every row against its checksum; exit status 1 if one does not hold."""
+    from videoclip.errors import StoreError
+    from videoclip.store import FeatureStore
+    from videoclip.store.transfer import verify
+
+    opened = FeatureStore(args.store)
+    if problems := verify(opened):
+        raise StoreError("\n".join([f"{len(problems)} records are damaged:", *problems]))
+    print(f"{args.store}: {len(opened)} clips and {len(opened.captions)} texts, every checksum holds")
+
+
+def _store_merge(args: argparse.Namespace) -> None:
+    """Copy stores of one recipe into a new one; many small shards become few."""
+    from videoclip.store import FeatureStore
+    from videoclip.store.transfer import merge
+
+    print(f"{args.out}: {len(merge([FeatureStore(path) for path in args.stores], args.out))} clips")
+
+
+def _store_export(args: argparse.Namespace) -> None:
+    """Write a store as .npy and Parquet, or as WebDataset shards."""
+    from videoclip.store import FeatureStore
+    from videoclip.store.transfer import export_npy, export_webdataset
+
+    opened = FeatureStore(args.store)
+    (export_npy if args.format == "npy" else export_webdataset)(opened, args.out)
+    print(f"{args.out}: {len(opened)} clips")
+
+
+def _store_import(args: argparse.Namespace) -> None:
+    """Make a store of .npy or .npz files, or of what clip-video-encode wrote."""
+    from videoclip.store.transfer import import_features
+
+    print(f"{args.out}: {len(import_features(args.source, args.out, args.backbone, args.fps))} clips")
 
 
 def train(args: argparse.Namespace) -> None:
@@ -229,6 +289,33 @@ def _cache_arguments(sub: argparse.ArgumentParser) -> None:
     how.add_argument("--push", metavar="ADDRESS", help="also copy finished shards there (s3://bucket/store)")
 
 
+def _store_arguments(sub: argparse.ArgumentParser) -> None:
+    actions = sub.add_subparsers(required=True, metavar="ACTION")
+
+    def action(name: str, run: Command) -> argparse.ArgumentParser:
+        assert run.__doc__
+        parser = actions.add_parser(name, help=run.__doc__, description=run.__doc__)
+        parser.set_defaults(action=run)
+        return parser
+
+    listing = action("list", _store_list)
+    listing.add_argument("store")
+    listing.add_argument("--status", help="only those of this status: ok, short, damaged, failed")
+    action("verify", _store_verify).add_argument("store")
+    merging = action("merge", _store_merge)
+    merging.add_argument("stores", nargs="+")
+    merging.add_argument("--out", type=Path, required=True)
+    export = action("export", _store_export)
+    export.add_argument("store")
+    export.add_argument("--out", type=Path, required=True)
+    export.add_argument("--format", choices=["npy", "webdataset"], default="npy")
+    imported = action("import", _store_import)
+    imported.add_argument("source", type=Path)
+    imported.add_argument("--out", type=Path, required=True)
+    imported.add_argument("--backbone", required=True, help="what made the features, by any name")
+    imported.add_argument("--fps", type=_positive, help="frames a second, where the files do not tell times")
+
+
 def _train_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("config", help="a YAML file, or the name of a shipped one such as demo/lstm")
     sub.add_argument("overrides", nargs="*", metavar="a.b=value")
@@ -271,6 +358,7 @@ def _info_arguments(sub: argparse.ArgumentParser) -> None:
 COMMANDS: dict[Command, Callable[[argparse.ArgumentParser], None]] = {
     demo: _demo_arguments,
     cache: _cache_arguments,
+    store: _store_arguments,
     train: _train_arguments,
     evaluate: _evaluate_arguments,
     rerank: _rerank_arguments,

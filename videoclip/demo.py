@@ -137,7 +137,7 @@ def _cell(result: dict[str, Any]) -> str:
 def _report(out: Path, results: dict[str, Any], store: FeatureStore, clips: Sequence[Clip]) -> None:
     model = load_model(out / "runs" / "query_scoring")
     found = evaluate(model, store, of_split(clips, "test", out))
-    paths = {clip.id: clip.path for clip in clips}
+    paths = {clip.id: Path(clip.path) for clip in clips}
     order = (found.ranks > 1).nonzero()[:4, 0].tolist() + (found.ranks <= 1).nonzero()[:4, 0].tolist()
     examples = []
     for query in order:

@@ -41,7 +41,7 @@ class Backbone(Protocol):
         """(N, 3, S, S) uint8, or float already normalised -> (N, D), not normalised."""
 
     def encode_patches(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, 3, S, S) uint8 -> as ``encode_image``, and patch tokens (N, P, D); only needed where patches are stored."""
+        """(N, 3, S, S) uint8 -> as ``encode_image``, and patch tokens (N, P, D); needed only to store patches."""
 
     def encode_text(self, tokens: Tensor, words: bool = False) -> TextFeatures:
         """(Q, L) token ids -> sentence (Q, D), and with ``words`` also words (Q, L, D) and mask (Q, L)."""

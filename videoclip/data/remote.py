@@ -89,7 +89,7 @@ def find_files(address: str) -> list[str]:
         found = _filesystem(address).find(address)
     except Exception as error:  # as above
         raise DataError(f"{address}: cannot be listed ({type(error).__name__}: {error}).") from error
-    scheme = address.split("://")[0]
+    scheme = address.split("://", maxsplit=1)[0]
     return [f"{scheme}://{name.removeprefix(f'{scheme}://')}" for name in sorted(found)]
 
 

@@ -102,7 +102,7 @@ def _example(example: Example) -> str:
     return f"<section class={'hit' if hit else 'miss'}>{title}<br>{''.join(strips)}</section>"
 
 
-def _strip(path: Path | str, weights: Sequence[float]) -> str:
+def _strip(path: Path, weights: Sequence[float]) -> str:
     wanted = sampling.uniform(probe(path).times, len(weights)).real
     frames = read_frames(path, indices=wanted)
     top = max(weights) or 1.0

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import psutil
@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from videoclip.backbone import Backbone
+from videoclip.data.remote import local_copy
 from videoclip.errors import StoreError
 from videoclip.features import TextFeatures, VideoFeatures
 from videoclip.store.recipe import read_description
-from videoclip.data.remote import local_copy
 from videoclip.store.shards import Record, Rows, read_index
 from videoclip.video import sampling
 
@@ -126,6 +126,7 @@ class FeatureStore:
         self,
         ids: Sequence[str],
         frames: int | None = None,
+        *,
         fps: float | None = None,
         generators: Sequence[np.random.Generator] | None = None,
         view: str | None = None,
@@ -219,9 +220,15 @@ class FeatureStore:
             "failures": len(self.failures),
         }
 
-    def records(self) -> list[Record]:
-        """Where every clip and every text lies; a clip's times are in the notes' place of ``store[id].seconds``."""
-        return [*self._clips.values(), *self._texts.values()]
+    def records(self, kind: Literal["clips", "texts"]) -> list[Record]:
+        """Where every clip, or every text, lies."""
+        return list((self._clips if kind == "clips" else self._texts).values())
+
+    def notes(self, record: Record) -> dict[str, Any]:
+        """All that the index tells of a record: a clip's times in ``seconds``, and its notes."""
+        if "frames" not in record.tensors:  # a text, though its words may be those of a clip's id
+            return record.notes
+        return {"seconds": self._seconds[record.key].tolist(), **record.notes}
 
     def raw(self, record: Record) -> dict[str, Array]:
         """The stored rows (N, ...) of a record's tensors, still on disk."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -19,7 +18,7 @@ Event = tuple[Clip, Any]
 
 
 def encode_batches(
-    events: Iterable[Event], backbone: Backbone, recipe: Recipe, size: int, spent: Counter[str]
+    events: Iterable[Event], backbone: Backbone, recipe: Recipe, size: int, spent: dict[str, float]
 ) -> Iterator[Event]:
     """Turn chunks of pixels into chunks of rows; all other messages pass, in their place.
 
@@ -80,11 +79,11 @@ class _Batch:
         self._rows = encode(self._backbone, self._pixels.to(self._device, non_blocking=True), self._recipe)
         self._mark()
 
-    def collect(self, spent: Counter[str]) -> Iterator[Event]:
+    def collect(self, spent: dict[str, float]) -> Iterator[Event]:
         """The rows and messages of this batch, in order; it is empty afterwards."""
         rows = {name: tensor.cpu().numpy() for name, tensor in self._rows.items()}
         if self._marks:
-            spent["encode"] += self._between()
+            spent["encode"] = spent.get("encode", 0.0) + self._between()
         at = 0
         for clip, entry in self.line:
             if isinstance(entry, int):

@@ -42,8 +42,8 @@ class StoredClips(Dataset[VideoFeatures]):
     """Clips of a store for a torch ``DataLoader``, a whole batch at a time.
 
     ``DataLoader(StoredClips(store), batch_size=128, shuffle=True, collate_fn=StoredClips.collate)`` gives
-    ``VideoFeatures`` of 128 clips. Leave ``num_workers`` at 0: sending a batch between processes costs more than reading
-    it from the memory map.
+    ``VideoFeatures`` of 128 clips. Leave ``num_workers`` at 0: sending a batch between processes costs more than
+    reading it from the memory map.
 
     Args:
         store: to read from.
@@ -71,7 +71,7 @@ class StoredClips(Dataset[VideoFeatures]):
 
     def __getitems__(self, numbers: Sequence[int]) -> VideoFeatures:
         """Clips as one batch: frames (B, T, D)."""
-        return self._store.features([self.ids[n] for n in numbers], self._frames, self._fps, view=self._view)
+        return self._store.features([self.ids[n] for n in numbers], self._frames, fps=self._fps, view=self._view)
 
     @staticmethod
     def collate(batch: VideoFeatures) -> VideoFeatures:

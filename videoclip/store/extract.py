@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -182,9 +181,7 @@ def _recipe(
     )
 
 
-def _plan(
-    clips: Sequence[Clip], folder: Path, recipe: Recipe, backbone: Backbone, retry_failed: bool | str
-) -> bytes:
+def _plan(clips: Sequence[Clip], folder: Path, recipe: Recipe, backbone: Backbone, retry_failed: bool | str) -> bytes:
     """Make the folder a store and tell of each clip whether it is wanted."""
     create_description(folder, recipe, backbone.spec)
     store = FeatureStore(folder)
@@ -219,7 +216,7 @@ def _produce(
     workers: int,
     limits: Limits | None,
     batch: int,
-    spent: Counter[str],
+    spent: dict[str, float],
 ) -> Iterator[Event]:
     """Events of clips by workers of this machine; on a GPU they decode and this process encodes."""
     backbone = producer.backbone
@@ -258,15 +255,10 @@ def _show(ended: Iterable[None], total: int, launch: Launch) -> None:
             bar.advance(task)
 
 
-def _summary(
-    launch: Launch, sink: Sink, plan: bytes, seconds: float, workers: int, backbone: Backbone
-) -> Summary:
+def _summary(launch: Launch, sink: Sink, plan: bytes, seconds: float, workers: int, backbone: Backbone) -> Summary:
     told = launch.gather([sink.cached, sink.failed, dict(sink.spent), workers])
-    spent: Counter[str] = Counter()
-    for _, _, part, _ in told:
-        spent.update(part)
     on_gpu = _device(backbone).type != "cpu"
-    stages = {name: round(spent[name], 3) for name in (*STAGES, "write")}
+    stages = {name: round(sum(part[2].get(name, 0.0) for part in told), 3) for name in (*STAGES, "write")}
     cores = max(1, sum(count for *_, count in told))
     by_cores = sum(stages[name] for name in STAGES if not (on_gpu and name == "encode")) / cores
     limit = max(by_cores, stages["encode"] / launch.size) if on_gpu else by_cores

@@ -67,7 +67,7 @@ def join_launch() -> Launch:
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return Launch()
     from accelerate import PartialState
-    from torch.distributed import PrefixStore, TCPStore
+    from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
     state = PartialState()
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])

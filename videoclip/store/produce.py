@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,8 +100,7 @@ class Producer:
                 yield Began(video.info.decoder)
                 seconds, decoders = list[float](), set[str]()
                 frames = chosen_frames(video, choice, clip.start, clip.end)
-                for chunk in self._encoded(self._pixels(frames, clip, clock, seconds, decoders), clock):
-                    yield chunk
+                yield from self._encoded(self._pixels(frames, clip, clock, seconds, decoders), clock)
                 notes = {
                     "seconds": seconds,
                     "decoder": "+".join(decoder_version(name) for name in sorted(decoders)),
@@ -173,7 +172,7 @@ class _Clock:
     """CPU seconds of this process by stage."""
 
     def __init__(self) -> None:
-        self.spent: Counter[str] = Counter()
+        self.spent: defaultdict[str, float] = defaultdict(float)
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -200,11 +199,8 @@ _last: dict[tuple[Any, ...], tuple[VideoInfo, str]] = {}  # of the file read las
 
 def _open(path: Path, decoder: Decoder) -> tuple[Video, str]:
     """An open video and the SHA-256 of its file."""
-    try:
-        status = path.stat()
-        key = (path, decoder, status.st_size, status.st_mtime_ns)
-    except OSError:
-        key = (path, decoder)
+    status = path.stat() if path.exists() else None
+    key = (path, decoder, status and (status.st_size, status.st_mtime_ns))
     if key in _last:
         info, digest = _last[key]
         return Video(path, decoder, info), digest

@@ -12,6 +12,7 @@ import io
 import json
 import mmap
 import os
+import sys
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,10 +23,8 @@ import numpy as np
 
 from videoclip.errors import StoreError, writing
 
-try:
+if sys.platform != "win32":
     import fcntl
-except ImportError:  # Windows: two runs that write one store at a time are not told apart there
-    fcntl = None  # type: ignore[assignment]
 
 Array = np.ndarray
 BLOCK = 4 << 20
@@ -259,8 +258,8 @@ def _blocks(content: Array | BinaryIO, dtype: np.dtype[Any]) -> Iterator[bytes]:
 def _hold(index: Path) -> BinaryIO | None:
     """Open a shard's index for appending; None if another process has it. The system lets go when a process ends."""
     file = index.open("ab")
-    if fcntl is None:
-        return file
+    if sys.platform == "win32":
+        return file  # two runs that write one store at a time are not told apart there
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -47,7 +47,8 @@ class Sink:
         self._table = folder / f"failures-{writer:04d}.jsonl"
         self._under_way: dict[str, _UnderWay] = {}
         self._committed, self._pushed = time.monotonic(), 0
-        self.cached, self.failed, self.spent = 0, 0, Counter[str]()
+        self.cached, self.failed = 0, 0
+        self.spent: defaultdict[str, float] = defaultdict(float)
 
     def take(self, events: Iterable[Event]) -> Iterable[None]:
         """Write events as they come; yields once for each clip that is cached or failed."""
@@ -74,7 +75,8 @@ class Sink:
             under_way.add(message)
         elif isinstance(message, Done):
             self._writer.add(clip.id, dict(under_way.files), **message.notes)
-            self.spent.update(message.spent)
+            for stage, seconds in message.spent.items():
+                self.spent[stage] += seconds
             self.cached += 1
         elif isinstance(message, Failure):
             self._fail(message)
@@ -118,7 +120,7 @@ class _UnderWay:
         with writing(Path(tempfile.gettempdir())):
             for name, rows in chunk.rows.items():
                 if name not in self.files:
-                    self.files[name] = tempfile.SpooledTemporaryFile(SPOOL_BYTES)
+                    self.files[name] = tempfile.SpooledTemporaryFile(SPOOL_BYTES)  # noqa: SIM115 - closed by close
                 self.files[name].write(rows.tobytes())
 
     def close(self) -> None:

@@ -108,11 +108,11 @@ class Video:
         self._rewind()
         base, clock = float(self._stream.time_base), self.info.times
         times, keys = array("d"), array("q")
-        for order, frame in enumerate(self._decoded()):
+        for place, frame in enumerate(self._decoded()):
             own = None if self.info.by_order else frame.pts
-            times.append(float(own * base) if own is not None else clock[min(order + self._lost, len(clock) - 1)])
+            times.append(float(own * base) if own is not None else clock[min(place + self._lost, len(clock) - 1)])
             if frame.key_frame:
-                keys.append(order)
+                keys.append(place)
         if not times:
             raise DecodeError("decode", f"{self._path}: none of its frames can be decoded.")
         order, ascending = np.arange(len(times)), np.maximum.accumulate(np.array(times))
@@ -142,10 +142,10 @@ class Video:
         if not remaining:
             return
         self._rewind()
-        for order, frame in enumerate(self._decoded()):
+        for place, frame in enumerate(self._decoded()):
             if self._lost and self.info.by_order and not self._scanned:
                 break  # places in the order no longer tell which picture this is
-            if (order if self.info.by_order else frame.pts) == self.info.pts[remaining[0]]:
+            if (place if self.info.by_order else frame.pts) == self.info.pts[remaining[0]]:
                 yield _upright(frame)
                 remaining.pop(0)
                 if not remaining:

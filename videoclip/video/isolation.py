@@ -86,7 +86,7 @@ def isolated(
             if not busy:
                 return
             for connection in wait(list(busy)):
-                child = busy[connection]  # type: ignore[index]
+                child = busy[connection]
                 item, message, lost = child.receive()
                 if lost is not None:
                     again.extendleft(reversed(lost))
@@ -102,7 +102,7 @@ class _Child(Generic[Item]):
     def __init__(self, job: Job[Item], limits: Limits) -> None:
         self._job, self._limits = job, limits
         self._process: Any = None
-        self.connection: Connection[Any, Any] | None = None
+        self.connection: Any = None
         self.assigned: deque[Item] = deque()
         self._fed, self._began = 0, 0.0
 
@@ -120,11 +120,10 @@ class _Child(Generic[Item]):
             self.assigned.append(following[0])
             self._fed += 1
             with contextlib.suppress(OSError):  # a child that has just died is noticed when its messages end
-                self.connection.send(following[0])  # type: ignore[union-attr]
+                self.connection.send(following[0])
 
     def receive(self) -> tuple[Item, Any, list[Item] | None]:
         """The next message and its item; where the child died, also the items that it had not begun."""
-        assert self.connection is not None
         try:
             message = self.connection.recv()
         except (EOFError, OSError):

@@ -189,7 +189,7 @@ def _clock(packets: _Packets, container: Any, stream: Any) -> Array:
 
 
 def _claimed(container: Any, stream: Any) -> float | None:
-    """Seconds that the file promises for its pictures; its sound may be longer, so the stream's own word comes first."""
+    """Seconds that the file promises for its pictures; the stream's own word comes first, since sound may be longer."""
     if container.format.name == "avi" and stream.frames and stream.average_rate:
         return stream.frames / float(stream.average_rate)  # its duration is guessed from what is left of the file
     if stream.duration:

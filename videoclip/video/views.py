@@ -1,4 +1,4 @@
-"""Further views of the same frames: square crops along the longer side, and random augmentations, one for a whole clip."""
+"""Further views of the same frames: square crops along the longer side, and random augmentations of a whole clip."""
 
 from __future__ import annotations
 

@@ -1,0 +1,236 @@
+"""Stores in and out: check, merge, export to npy + Parquet or WebDataset, import what other tools have computed."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from rich.progress import track
+
+from videoclip.errors import StoreError, VideoclipError, writing
+from videoclip.store import FeatureStore
+from videoclip.store.recipe import Recipe, create_description
+from videoclip.store.shards import Record, ShardWriter
+
+Array = np.ndarray
+COMMIT_RECORDS = 256
+
+
+def verify(store: FeatureStore) -> list[str]:
+    """What is wrong with a store's files, a sentence for each record; empty if every checksum holds."""
+    problems = []
+    for record in track([*store.records("clips"), *store.records("texts")], "checking"):
+        try:
+            for name, rows in store.raw(record).items():
+                if zlib.crc32(np.ascontiguousarray(rows).data) != record.tensors[name].crc32:
+                    problems.append(
+                        f"{record.file(name)}: the {name} of {record.key!r} are not those that were written."
+                    )
+        except StoreError as error:
+            problems.append(f"{record.key!r}: {error}")
+    return problems
+
+
+def merge(stores: Sequence[FeatureStore], out: str | Path, shard_mib: int = 256) -> FeatureStore:
+    """Copy stores of one recipe into a new one; a clip or caption that several hold is copied once.
+
+    Raises:
+        StoreError: recipes differ, a clip of one id was made of different files, or a checksum does not hold.
+    """
+    first, folder = stores[0], Path(out)
+    for other in stores[1:]:
+        if different := first.recipe.differences(other.recipe):
+            raise StoreError(f"{first.folder} and {other.folder} have different recipes ({'; '.join(different)}).")
+    create_description(folder, first.recipe, first.backbone_spec)
+    kinds: dict[Literal["clips", "texts"], Any] = {"clips": first.recipe.tensors, "texts": first.recipe.text_tensors}
+    for kind, tensors in kinds.items():
+        seen: dict[str, str] = {}
+        with ShardWriter(folder, kind, tensors, first.recipe.dtype, shard_bytes=shard_mib << 20) as writer:
+            for store in stores:
+                for record in store.records(kind):
+                    _check_same_source(seen, record, store)
+                    if record.key not in seen:
+                        writer.add(record.key, _checked(store, record), **store.notes(record))
+                        seen[record.key] = record.notes.get("sha256", "")
+                    if len(seen) % COMMIT_RECORDS == 0:
+                        writer.commit()
+    return FeatureStore(folder)
+
+
+def export_npy(store: FeatureStore, out: str | Path) -> None:
+    """Write all clips as one ``frames.npy`` (rows, D), with a table ``clips.parquet`` that tells where each one lies.
+
+    Raises:
+        VideoclipError: pyarrow is not installed.
+        StoreError: the folder cannot be written.
+    """
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise VideoclipError("Parquet needs pyarrow: pip install 'videoclip[export]'.") from error
+    folder = Path(out)
+    records = store.records("clips")
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, shape in store.recipe.tensors.items():
+            total = sum(record.tensors[name].rows for record in records)
+            target = np.lib.format.open_memmap(folder / f"{name}.npy", "w+", store.recipe.dtype, (total, *shape))
+            for record, at in zip(track(records, name), _starts(records, name), strict=True):
+                target[at : at + record.tensors[name].rows] = store.raw(record)[name]
+            target.flush()
+        table = [
+            {"id": record.key, "row": at, "rows": record.tensors["frames"].rows, **store.notes(record)}
+            for record, at in zip(records, _starts(records, "frames"), strict=True)
+        ]
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(table), folder / "clips.parquet")
+        (folder / "store.json").write_text((store.folder / "store.json").read_text())
+
+
+def export_webdataset(store: FeatureStore, out: str | Path, clips_a_shard: int = 1000) -> None:
+    """Write all clips as WebDataset shards ``00000.tar``: ``N.frames.npy`` and what is known of it, ``N.json``.
+
+    Raises:
+        VideoclipError: webdataset is not installed.
+        StoreError: the folder cannot be written.
+    """
+    try:
+        import webdataset
+    except ImportError as error:
+        raise VideoclipError("WebDataset shards need webdataset: pip install 'videoclip[export]'.") from error
+    folder = Path(out)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with webdataset.ShardWriter(f"{folder.as_posix()}/%05d.tar", maxcount=clips_a_shard, verbose=0) as shards:
+            for number, record in enumerate(track(store.records("clips"), "clips")):
+                arrays = {f"{name}.npy": np.array(rows) for name, rows in store.raw(record).items()}
+                shards.write({"__key__": f"{number:08d}", **arrays, "json": {"id": record.key, **store.notes(record)}})
+
+
+def import_features(
+    source: str | Path, out: str | Path, backbone: str, fps: float | None = None, dtype: str = "float16"
+) -> FeatureStore:
+    """Make a store of features that another tool has computed.
+
+    Read are ``.npy`` files (T, D), one a clip; ``.npz`` files with an array ``features``, ``clip_embeddings`` or the
+    only one in it, and times in ``timestamps_ms`` or ``seconds``; and the ``.tar`` shards of clip-video-encode, which
+    hold the same. A clip's id is its file's name without suffix. Note that clip-video-encode 1.3 encodes frames with
+    red and blue exchanged.
+
+    Args:
+        source: a file, or a folder that is searched.
+        out: the new store.
+        backbone: what made the features; any name. Only stores of one name can be merged or compared.
+        fps: frames a second, where the files do not tell times.
+        dtype: of the stored rows.
+
+    Raises:
+        StoreError: a file holds no (T, D) array, widths differ, or times are told neither by files nor by ``fps``.
+    """
+    folder, writer, recipe = Path(out), None, None
+    try:
+        for path, name, arrays in _arrays(Path(source)):
+            frames, seconds = _frames(path, arrays), _times(path, arrays, fps)
+            if recipe is None:
+                recipe = _imported(backbone, fps, dtype, frames.shape[1])
+                create_description(folder, recipe, {"name": backbone, "pretrained": None})
+                writer = ShardWriter(folder, "clips", recipe.tensors, dtype)
+            if frames.shape[1] != recipe.width:
+                raise StoreError(f"{path}: is {frames.shape[1]} wide, the files before it {recipe.width}.")
+            notes = {"decoder": "imported", "status": "unknown", "errors": 0, "sha256": ""}
+            assert writer is not None
+            writer.add(name, {"frames": frames}, seconds=seconds[: len(frames)].round(6).tolist(), **notes)
+    finally:
+        if writer is not None:
+            writer.close()
+    if recipe is None:
+        raise StoreError(f"{source}: holds no .npy, .npz or .tar file.")
+    return FeatureStore(folder)
+
+
+def import_texts(folder: str | Path, texts: Mapping[str, Array] | Iterable[tuple[str, Array]]) -> None:
+    """Add text features (D,), not normalised, computed elsewhere, to a store.
+
+    Raises:
+        StoreError: a feature has another width than the store.
+    """
+    store = FeatureStore(folder)
+    width, known = store.recipe.width, store.captions
+    with ShardWriter(store.folder, "texts", store.recipe.text_tensors, store.recipe.dtype) as writer:
+        for text, feature in texts.items() if isinstance(texts, Mapping) else texts:
+            if np.shape(feature) != (width,):
+                raise StoreError(f"{store.folder}: the feature of {text!r} is {np.shape(feature)}, not ({width},).")
+            if text not in known:
+                writer.add(text, {"sentence": np.asarray(feature)[None]})
+
+
+def _check_same_source(seen: Mapping[str, str], record: Record, store: FeatureStore) -> None:
+    mine = record.notes.get("sha256", "")
+    if seen.get(record.key, mine) != mine:
+        raise StoreError(f"{store.folder}: {record.key!r} was made of another file than in a store before it.")
+
+
+def _checked(store: FeatureStore, record: Record) -> dict[str, Array]:
+    rows = store.raw(record)
+    for name, array in rows.items():
+        if zlib.crc32(np.ascontiguousarray(array).data) != record.tensors[name].crc32:
+            raise StoreError(f"{record.file(name)}: the {name} of {record.key!r} are damaged; cache that clip again.")
+    return rows
+
+
+def _starts(records: Sequence[Record], name: str) -> list[int]:
+    return np.cumsum([0, *(record.tensors[name].rows for record in records)])[:-1].tolist()
+
+
+def _imported(backbone: str, fps: float | None, dtype: str, width: int) -> Recipe:
+    unknown = "unknown"
+    return Recipe(f"imported:{backbone}", {}, None, fps, unknown, "imported", unknown, dtype, {"frames": [width]})
+
+
+def _arrays(source: Path) -> Iterator[tuple[str, str, dict[str, Array]]]:
+    """Where an array was found, the clip's name, and the arrays by their names."""
+    suffixes = (".npy", ".npz", ".tar")
+    files = [source] if source.is_file() else sorted(f for f in source.rglob("*") if f.suffix in suffixes)
+    for file in files:
+        if file.suffix != ".tar":
+            yield str(file), file.stem, _load(str(file), file.suffix, file.read_bytes())
+            continue
+        with tarfile.open(file) as archive:
+            for member in archive:
+                suffix = Path(member.name).suffix
+                content = archive.extractfile(member) if suffix in suffixes[:2] else None
+                if content is not None:
+                    yield f"{file}:{member.name}", Path(member.name).stem, _load(member.name, suffix, content.read())
+
+
+def _load(path: str, suffix: str, content: bytes) -> dict[str, Array]:
+    try:
+        loaded: Any = np.load(io.BytesIO(content), allow_pickle=False)
+        return {"features": loaded} if suffix == ".npy" else dict(loaded)
+    except (ValueError, OSError, EOFError) as error:
+        raise StoreError(f"{path}: is no array of numbers that can be read ({error}).") from error
+
+
+def _frames(path: str, arrays: Mapping[str, Array]) -> Array:
+    named = [arrays[name] for name in ("features", "clip_embeddings") if name in arrays]
+    found = named or [array for array in arrays.values() if array.ndim == 2]
+    if not found or found[0].ndim != 2 or not len(found[0]):
+        raise StoreError(
+            f"{path}: holds no array (frames, width); found { ({n: a.shape for n, a in arrays.items()}) }."
+        )
+    return found[0]
+
+
+def _times(path: str, arrays: Mapping[str, Array], fps: float | None) -> Array:
+    if "timestamps_ms" in arrays:
+        return np.asarray(arrays["timestamps_ms"], float) / 1000
+    if "seconds" in arrays:
+        return np.asarray(arrays["seconds"], float)
+    if fps is None:
+        raise StoreError(f"{path}: does not tell its frames' times; give their rate with --fps.")
+    return np.arange(len(_frames(path, arrays))) / fps
