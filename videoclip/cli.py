@@ -42,14 +42,14 @@ def demo(args: argparse.Namespace) -> None:
 
 def cache(args: argparse.Namespace) -> None:
     """Cache frame features of a folder of videos or of a manifest."""
-    from videoclip.store.extract import Extras, cache_features, start_early
-    from videoclip.store.launch import join_launch
+    from videoclip.video.isolation import Limits, prepare
 
-    start_early()
+    prepare()  # before anything heavy is imported here
     from videoclip.backbone import create_backbone
     from videoclip.data.manifest import read_manifest
+    from videoclip.store.extract import Extras, cache_features
+    from videoclip.store.launch import join_launch
     from videoclip.video.clip import FrameChoice
-    from videoclip.video.isolation import Limits
 
     launch, clips = join_launch(), read_manifest(args.source)
     done = cache_features(

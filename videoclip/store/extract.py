@@ -28,7 +28,7 @@ from videoclip.store.recipe import DESCRIPTION, Recipe, create_description, read
 from videoclip.store.shards import ShardWriter
 from videoclip.store.sink import Sink
 from videoclip.video.clip import FrameChoice, load_clip
-from videoclip.video.isolation import Ended, Limits, isolated, prepare
+from videoclip.video.isolation import Ended, Limits, isolated
 from videoclip.video.views import view_names
 
 ENCODE_TEXTS = 256
@@ -130,11 +130,6 @@ def cache_features(
             events = _produce(producer, launch.claim(wanted), count, limits, batch, sink.spent)
             _show(sink.take(events), len(wanted), launch)
     return _summary(launch, sink, plan, time.monotonic() - began, _workers(workers, launch, len(clips)), backbone)
-
-
-def start_early() -> None:
-    """Begin what workers need, while the caller loads its backbone: worth seconds on a machine with several cores."""
-    prepare(("videoclip.store.produce", "videoclip.backbone.openclip"))
 
 
 def read_clips(backbone: Backbone, paths: Sequence[str | Path], frames: int) -> VideoFeatures:

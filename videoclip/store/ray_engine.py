@@ -21,7 +21,7 @@ from videoclip.errors import VideoclipError
 from videoclip.store.batches import Event
 from videoclip.store.produce import Chunk, Done, Producer, encode
 from videoclip.store.recipe import Recipe
-from videoclip.video.isolation import Ended, Limits, isolated, prepare
+from videoclip.video.isolation import Ended, Limits, isolated
 
 CLIPS_A_TASK = 8
 Columns = dict[str, np.ndarray]
@@ -75,7 +75,6 @@ class _Decode:
     def __init__(self, producer: Producer, limits: Limits | None, clips: Any) -> None:
         import ray
 
-        prepare(("videoclip.store.produce",))
         shape = (1 + len(producer.recipe.views), 3, *producer.preprocess.size)
         self._blank = np.zeros((1, *shape), np.uint8)
         self._producer, self._limits, self._clips = producer, limits, ray.get(clips)

@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
@@ -25,6 +25,7 @@ Item = TypeVar("Item")
 Job = Callable[[Item], Iterable[Any]]
 
 METHOD = "forkserver" if os.name == "posix" else "spawn"  # never fork: a parent has threads
+PRELOAD = ("videoclip.store.produce", "videoclip.backbone.openclip")  # imported once, not once a child
 AHEAD = 2  # items a child holds, so that it need not wait for the next
 
 
@@ -51,13 +52,13 @@ class Ended:
     error: str = ""
 
 
-def prepare(preload: Sequence[str]) -> None:
-    """Start the process that children are forked from, so that it imports ``preload`` while the caller does other work.
+def prepare() -> None:
+    """Start the process that children are forked from: it imports what they need while the caller does other work.
 
-    Calling it early is worth seconds; ``isolated`` works without.
+    Calling it before anything heavy is imported is worth seconds; ``isolated`` does it otherwise.
     """
     if METHOD == "forkserver":
-        multiprocessing.get_context(METHOD).set_forkserver_preload(list(preload))
+        multiprocessing.get_context(METHOD).set_forkserver_preload(list(PRELOAD))
         forkserver.ensure_running()
 
 
@@ -75,6 +76,7 @@ def isolated(
     Yields:
         (item, message) as messages arrive, those of one item in order; the last one is ``Ended``.
     """
+    prepare()
     limits = limits or Limits()
     source, again = iter(items), deque[Item]()
     children = [_Child(job, limits) for _ in range(workers)]
