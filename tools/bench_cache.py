@@ -164,7 +164,8 @@ def run_one(way: str, model: str, folder: Path, count: int) -> None:
     features = function(paths, backbone, decoder)
     print("RESULT " + json.dumps({"wall": time.perf_counter() - began, "cpu": time.process_time() - cpu}))
     if features:
-        np.savez(folder / f"{way}-{model}.npz", **features)
+        arrays: Any = features
+        np.savez(folder / f"{way}-{model}.npz", **arrays)
 
 
 def measure(way: str, model: str, folder: Path, count: int) -> dict[str, Any]:
@@ -196,7 +197,7 @@ def main() -> None:
     parser.add_argument("--one", nargs=2, metavar=("WAY", "MODEL"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
-        run_one(*args.one, args.folder, args.clips)
+        run_one(args.one[0], args.one[1], args.folder, args.clips)
         return
     make_clips(args.folder, args.clips)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

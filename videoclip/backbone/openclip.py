@@ -236,7 +236,9 @@ def _joint_width(clip: Any, context_length: int) -> int:
 
 
 def _fingerprint(weights: dict[str, Tensor], preprocess: Preprocess) -> str:
-    digest = hashlib.sha256(json.dumps(asdict(preprocess), sort_keys=True).encode())
+    parameters = asdict(preprocess)
+    del parameters["resize"]  # either way gives the same features, but for rounding
+    digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode())
     for name in sorted(weights):
         tensor = weights[name].detach().cpu().contiguous()
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())

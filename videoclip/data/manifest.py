@@ -122,10 +122,10 @@ def _clips_of_folder(folder: Path) -> list[Clip]:
 
 
 def _clips_of_address(address: str) -> list[Clip]:
-    files = [f for f in find_files(address) if Path(f).suffix.lower() in MEDIA_SUFFIXES]
+    files = {name: f for name, f in find_files(address).items() if Path(name).suffix.lower() in MEDIA_SUFFIXES}
     if not files:
         raise DataError(f"{address}: holds no video file.")
-    return [Clip(id=f.removeprefix(address).lstrip("/"), path=f) for f in files]
+    return [Clip(id=name, path=f) for name, f in files.items()]
 
 
 def _clip(line: str, number: int, manifest: Path) -> Clip:

@@ -79,18 +79,18 @@ def push(files: list[Path], address: str) -> None:
         ) from error
 
 
-def find_files(address: str) -> list[str]:
-    """Addresses of all files below an address.
+def find_files(address: str) -> dict[str, str]:
+    """All files below an address: their paths relative to it, and their own addresses.
 
     Raises:
         DataError: it cannot be read.
     """
     try:
-        found = _filesystem(address).find(address)
+        files, root = fsspec.core.url_to_fs(address)
+        found = sorted(files.find(root))
+        return {name.removeprefix(root).lstrip("/"): files.unstrip_protocol(name) for name in found}
     except Exception as error:  # as above
         raise DataError(f"{address}: cannot be listed ({type(error).__name__}: {error}).") from error
-    scheme = address.split("://", maxsplit=1)[0]
-    return [f"{scheme}://{name.removeprefix(f'{scheme}://')}" for name in sorted(found)]
 
 
 def _filesystem(address: str | Path) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -29,6 +29,7 @@ from videoclip.store.shards import ShardWriter
 from videoclip.store.sink import Sink
 from videoclip.video.clip import FrameChoice, load_clip
 from videoclip.video.isolation import Ended, Limits, isolated
+from videoclip.video.preprocess import Preprocess
 from videoclip.video.views import view_names
 
 ENCODE_TEXTS = 256
@@ -82,6 +83,7 @@ def cache_features(
     decoder: Literal["auto", "pyav"] = "auto",
     dtype: Literal["float16", "float32"] = "float16",
     precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto",
+    resize: Literal["fast", "pillow"] = "fast",
     extras: Extras | None = None,
     broken: Literal["keep", "refuse"] = "keep",
     retry_failed: bool | str = False,
@@ -101,6 +103,7 @@ def cache_features(
         clips: what to cache; ids already in the store are skipped.
         folder: the store, new or made by the same recipe.
         precision: of the image tower; ``auto`` keeps an existing store's, else fp16 on a GPU and fp32 on a CPU.
+        resize: ``pillow`` gives open_clip's own pixels to the bit, ``fast`` within 2 grey levels.
         extras: what else to store.
         broken: whether short and damaged files are kept, with that status, or refused.
         retry_failed: try clips again that failed before; a string, those whose stage and reason hold it.
@@ -115,12 +118,13 @@ def cache_features(
         StoreError: the folder holds another recipe's store (with the fields that differ), or cannot be written.
     """
     began, folder, launch = time.monotonic(), Path(folder), join_launch()
-    recipe = _recipe(folder, backbone, choice, decoder, dtype, precision, extras or Extras())
+    preprocess = replace(backbone.preprocess, resize=resize)
+    recipe = _recipe(folder, backbone, preprocess, choice, decoder, dtype, precision, extras or Extras())
     plan = launch.from_first("plan", lambda: _plan(clips, folder, recipe, backbone, retry_failed))
     _cache_texts(clips, folder, recipe, backbone, launch)
     wanted = [clip for clip, state in zip(clips, plan, strict=True) if state == WANTED]
     with Sink(folder, recipe, launch.rank, shard_mib << 20, push_to) as sink:
-        producer = Producer(recipe, backbone.preprocess, backbone, broken)
+        producer = Producer(recipe, preprocess, backbone, broken)
         if wanted and engine == "ray":
             from videoclip.store.ray_engine import produce_on_ray
 
@@ -147,7 +151,14 @@ def read_clips(backbone: Backbone, paths: Sequence[str | Path], frames: int) -> 
 
 
 def _recipe(
-    folder: Path, backbone: Backbone, choice: FrameChoice, decoder: str, dtype: str, precision: str, extras: Extras
+    folder: Path,
+    backbone: Backbone,
+    preprocess: Preprocess,
+    choice: FrameChoice,
+    decoder: str,
+    dtype: str,
+    precision: str,
+    extras: Extras,
 ) -> Recipe:
     if precision == "auto":
         precision = "fp16" if _device(backbone).type == "cuda" else "fp32"
@@ -163,7 +174,7 @@ def _recipe(
         tensors["views"] = [len(views), backbone.width]
     return Recipe(
         backbone=backbone.fingerprint,
-        preprocess={name: list(v) if isinstance(v, tuple) else v for name, v in asdict(backbone.preprocess).items()},
+        preprocess={name: list(v) if isinstance(v, tuple) else v for name, v in asdict(preprocess).items()},
         frames=choice.frames,
         fps=choice.fps,
         sampling=choice.sampling,

@@ -66,10 +66,11 @@ def join_launch() -> Launch:
     """This process among those of its launch, alone where there is no launch; also picks this process's own GPU."""
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return Launch()
+    import torch
     from accelerate import PartialState
     from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
-    state = PartialState()
+    state = PartialState(cpu=not torch.cuda.is_available())
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     server = TCPStore(address, port, is_master=False, wait_for_workers=False)
     # A launcher keeps its key-value store when it starts its processes again, and a program may cache twice.

@@ -33,8 +33,8 @@ STAGES = ("probe", "decode", "preprocess", "encode")
 
 
 @dataclass(frozen=True)
-class Began:
-    """Decoding of a clip begins, by whom: told in case the process does not live to tell the end."""
+class Decoding:
+    """A sign of life: frames are coming, and from whom, in case the process does not live to tell the end."""
 
     decoder: str
 
@@ -59,7 +59,7 @@ class Done:
     spent: dict[str, float]
 
 
-Message = Began | Chunk | Done | Failure
+Message = Decoding | Chunk | Done | Failure
 
 
 @dataclass(frozen=True)
@@ -79,11 +79,11 @@ class Producer:
     broken: Literal["keep", "refuse"] = "keep"
 
     def __call__(self, clip: Clip) -> Iterator[Message]:
-        """Messages of a clip: ``Began``, chunks, then ``Done``; or a ``Failure``, at any point."""
+        """Messages of a clip: signs of life and chunks, then ``Done``; or a ``Failure``, at any point."""
         began, decoder = time.monotonic(), ""
         try:
             for message in self._produce(clip):
-                decoder = message.decoder if isinstance(message, Began) else decoder
+                decoder = message.decoder if isinstance(message, Decoding) else decoder
                 yield message
         except DecodeError as error:
             seconds = round(time.monotonic() - began, 3)
@@ -97,10 +97,12 @@ class Producer:
                 video, digest = _open(path, self.recipe.decoder)  # type: ignore[arg-type]
             with video:
                 self._refuse_short(video.info)
-                yield Began(video.info.decoder)
+                yield Decoding(video.info.decoder)
                 seconds, decoders = list[float](), set[str]()
                 frames = chosen_frames(video, choice, clip.start, clip.end)
-                yield from self._encoded(self._pixels(frames, clip, clock, seconds, decoders), clock)
+                yield from self._encoded(
+                    self._pixels(frames, clip, clock, seconds, decoders), clock, video.info.decoder
+                )
                 notes = {
                     "seconds": seconds,
                     "decoder": "+".join(decoder_version(name) for name in sorted(decoders)),
@@ -125,14 +127,27 @@ class Producer:
             decoders.add(part.decoder)
             yield pixels
 
-    def _encoded(self, parts: Iterator[Tensor], clock: _Clock) -> Iterator[Chunk]:
+    def _encoded(self, parts: Iterator[Tensor], clock: _Clock, decoder: str) -> Iterator[Message]:
+        """Chunks of rows, in batches as large as possible, or of pixels."""
         if self.backbone is None:
             yield from (Chunk({"pixels": part.numpy()}) for part in parts)
             return
-        for batch in _batches(parts, max(1, ENCODE_FRAMES // (1 + len(self.recipe.views)))):
-            with clock.stage("encode"):
-                rows = encode(self.backbone, batch, self.recipe)
-            yield Chunk({name: tensor.numpy() for name, tensor in rows.items()})
+        size, held = max(1, ENCODE_FRAMES // (1 + len(self.recipe.views))), list[Tensor]()
+        for part in parts:
+            held.append(part)
+            while sum(map(len, held)) >= size:
+                joined = torch.cat(held)
+                yield self._rows(joined[:size], clock)
+                held = [joined[size:]]
+            yield Decoding(decoder)
+        if sum(map(len, held)):
+            yield self._rows(torch.cat(held), clock)
+
+    def _rows(self, pixels: Tensor, clock: _Clock) -> Chunk:
+        assert self.backbone is not None
+        with clock.stage("encode"):
+            rows = encode(self.backbone, pixels, self.recipe)
+        return Chunk({name: tensor.numpy() for name, tensor in rows.items()})
 
     def _refuse_short(self, info: VideoInfo) -> None:
         if self.broken == "refuse" and info.short:
@@ -179,19 +194,6 @@ class _Clock:
         began = time.process_time()
         yield
         self.spent[name] += time.process_time() - began
-
-
-def _batches(parts: Iterator[Tensor], size: int) -> Iterator[Tensor]:
-    """Join and cut parts (n, ...) to batches of ``size``; only the last one is smaller."""
-    held: list[Tensor] = []
-    for part in parts:
-        held.append(part)
-        while sum(map(len, held)) >= size:
-            joined = torch.cat(held)
-            yield joined[:size]
-            held = [joined[size:]]
-    if sum(map(len, held)):
-        yield torch.cat(held)
 
 
 _last: dict[tuple[Any, ...], tuple[VideoInfo, str]] = {}  # of the file read last: many clips may be stretches of it

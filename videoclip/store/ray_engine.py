@@ -83,7 +83,7 @@ class _Decode:
         numbers = {self._clips[number].id: number for number in rows["number"]}
         wanted = [self._clips[number] for number in rows["number"]]
         places: defaultdict[str, int] = defaultdict(int)
-        ends: dict[str, Any] = {}
+        told: dict[str, list[Any]] = defaultdict(list)  # the last sign of life, and the end where it was told
         for clip, message in isolated(self._producer, wanted, 1, self._limits):
             if isinstance(message, Chunk):
                 pixels = message.rows["pixels"]
@@ -91,10 +91,10 @@ class _Decode:
                 places[clip.id] += len(pixels)
                 yield self._rows(numbers[clip.id], first, pixels, [b""] * len(pixels))
             elif isinstance(message, Ended):
-                end = ends.get(clip.id, message)
-                yield self._rows(numbers[clip.id], -1, self._blank, [pickle.dumps(end)])
+                messages = [*told.pop(clip.id, []), message]
+                yield self._rows(numbers[clip.id], -1, self._blank, [pickle.dumps(messages)])
             else:
-                ends[clip.id] = message
+                told[clip.id] = [*told[clip.id][:1], message]
 
     def _rows(self, number: int, first: int, pixels: np.ndarray, messages: list[bytes]) -> Columns:
         count = len(pixels)
@@ -126,23 +126,24 @@ class _Encode:
 def _assemble(rows: Iterator[dict[str, Any]], clips: Sequence[Clip], tensors: list[str]) -> Iterator[Event]:
     """Put the rows of each clip in order again; a clip is handed on when it is whole."""
     frames: defaultdict[int, dict[int, dict[str, Any]]] = defaultdict(dict)
-    ends: dict[int, Any] = {}
+    ends: dict[int, list[Any]] = {}
     for row in rows:
         number = int(row["number"])
         if row["place"] >= 0:
             frames[number][int(row["place"])] = row
         else:
             ends[number] = pickle.loads(row["message"])
-        end = ends.get(number)
-        if end is None or (isinstance(end, Done) and len(frames[number]) < len(end.notes["seconds"])):
+        if number not in ends:
             continue
-        clip, parts = clips[number], frames.pop(number, {})
-        if isinstance(end, Done):
+        done = next((message for message in ends[number] if isinstance(message, Done)), None)
+        if done is not None and len(frames[number]) < len(done.notes["seconds"]):
+            continue
+        parts, messages = frames.pop(number, {}), ends.pop(number)
+        if done is not None:
             ordered = [parts[place] for place in sorted(parts)]
-            yield clip, Chunk({name: np.stack([part[f"tensor:{name}"] for part in ordered]) for name in tensors})
-        if not isinstance(end, Ended):
-            yield clip, end
-        yield clip, end if isinstance(end, Ended) else Ended(0.0)
+            rows_of = {name: np.stack([part[f"tensor:{name}"] for part in ordered]) for name in tensors}
+            messages.insert(0, Chunk(rows_of))
+        yield from ((clips[number], message) for message in messages)
 
 
 def _start() -> Any:

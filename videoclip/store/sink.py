@@ -17,7 +17,7 @@ from videoclip.data.remote import push
 from videoclip.errors import StoreError, writing
 from videoclip.store import Failure
 from videoclip.store.batches import Event
-from videoclip.store.produce import Began, Chunk, Done
+from videoclip.store.produce import Chunk, Decoding, Done
 from videoclip.store.recipe import DESCRIPTION, Recipe
 from videoclip.store.shards import ShardWriter, tensor_file
 from videoclip.video.isolation import Ended
@@ -69,7 +69,7 @@ class Sink:
 
     def _take(self, clip: Clip, message: Any) -> bool:
         under_way = self._under_way.setdefault(clip.id, _UnderWay())
-        if isinstance(message, Began):
+        if isinstance(message, Decoding):
             under_way.decoder = message.decoder
         elif isinstance(message, Chunk):
             under_way.add(message)

@@ -54,7 +54,7 @@ class Video:
         self._path = Path(path)
         self._container, self._stream = open_container(self._path)
         self._errors: set[int | None] = set()
-        self._lost, self._scanned = 0, False
+        self._lost, self._damaged = 0, False
         try:
             self.info = info or look(self._container, self._stream, self._path, decoder)
         except BaseException:
@@ -125,7 +125,6 @@ class Video:
             decoder="pyav",
             by_order=True,
         )
-        self._scanned = True
 
     def _chunk(self, chunk_bytes: int) -> int:
         return max(1, chunk_bytes // max(1, self._stream.codec_context.width * self._stream.codec_context.height * 3))
@@ -135,16 +134,16 @@ class Video:
         remaining = list(wanted)
         if remaining and len(self.info.entries):
             for pts, frame in self._planned(wanted):
-                if pts != self.info.pts[remaining[0]]:
-                    break  # the file does not seek as its packets promise
+                if pts != self.info.pts[remaining[0]] or self._errors:
+                    break  # it does not seek as its packets promise, or how damage looks depends on what came before
                 yield _upright(frame)
                 remaining.pop(0)
         if not remaining:
             return
         self._rewind()
         for place, frame in enumerate(self._decoded()):
-            if self._lost and self.info.by_order and not self._scanned:
-                break  # places in the order no longer tell which picture this is
+            if self._errors and not self._damaged:
+                break  # places in the order no longer tell which picture this is, and see _rewind
             if (place if self.info.by_order else frame.pts) == self.info.pts[remaining[0]]:
                 yield _upright(frame)
                 remaining.pop(0)
@@ -201,7 +200,9 @@ class Video:
         """Back to the beginning, by opening the file again: not every container can seek there."""
         self._container.close()
         self._container, self._stream = open_container(self._path)
-        self._lost = 0
+        self._lost, self._damaged = 0, bool(self._errors)
+        if self._damaged:  # as PyAV reads by default; with one thread FFmpeg would paint over what was lost
+            self._stream.thread_type, self._stream.codec_context.thread_count = "SLICE", 2
 
 
 def probe(path: str | Path, decoder: Decoder = "auto") -> VideoInfo:

@@ -18,9 +18,9 @@ _one_at_a_time = threading.Lock()  # standard error belongs to the whole process
 def ffmpeg_complaints() -> Iterator[Callable[[], int]]:
     """Count the lines that FFmpeg writes while the block runs; they are not shown, all other text is, afterwards.
 
-    A second thread inside such a block, or a process without standard error, counts nothing.
+    A second thread inside such a block, a process without standard error, or one on Windows counts nothing.
     """
-    if not _one_at_a_time.acquire(blocking=False):
+    if sys.platform == "win32" or not _one_at_a_time.acquire(blocking=False):
         yield lambda: 0
         return
     try:

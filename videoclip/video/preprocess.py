@@ -9,6 +9,7 @@ frames at CLIP's usual 224 pixels at least 99.5 % of the values are identical.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ class Preprocess:
         interpolation: ``bicubic`` or ``bilinear``, always antialiased.
         resize_mode: ``shortest`` side to size then centre crop; ``longest`` side to size then pad; ``squash``.
         fill_color: grey level of the padding of ``longest``.
+        resize: ``fast``, or ``pillow`` for open_clip's own numbers to the bit, several times slower.
     """
 
     size: tuple[int, int] = (224, 224)
@@ -35,13 +37,18 @@ class Preprocess:
     interpolation: str = "bicubic"
     resize_mode: str = "shortest"
     fill_color: int = 0
+    resize: Literal["fast", "pillow"] = "fast"
 
     def __call__(self, clip: np.ndarray | Tensor) -> Tensor:
         """Resize and crop a clip (T, H, W, 3) uint8 to (T, 3, height, width) uint8, T >= 1."""
         pixels = torch.as_tensor(clip).permute(0, 3, 1, 2)  # not .contiguous(): that would lose the fast kernel
         mode = InterpolationMode.BILINEAR if self.interpolation == "bilinear" else InterpolationMode.BICUBIC
         target = _resized(pixels.shape[-2:], self.size, self.resize_mode)
-        pixels = F.resize(pixels, list(target), interpolation=mode, antialias=True)
+        if self.resize == "pillow":
+            pictures = [F.resize(F.to_pil_image(picture), list(target), mode) for picture in pixels]
+            pixels = torch.stack([F.pil_to_tensor(picture) for picture in pictures])
+        else:
+            pixels = F.resize(pixels, list(target), interpolation=mode, antialias=True)
         if self.resize_mode == "longest":
             pixels = _pad(pixels, self.size, self.fill_color)
         return F.center_crop(pixels, list(self.size)).contiguous()
