@@ -228,8 +228,6 @@ def _produce(
     backbone = producer.backbone
     assert backbone is not None
     if _device(backbone).type == "cpu":
-        if workers and isinstance(backbone, torch.nn.Module):
-            backbone.share_memory()  # one copy of the weights for all workers
         return isolated(producer, clips, workers, limits) if workers else _alone(producer, clips)
     decoding = Producer(producer.recipe, producer.preprocess, None, producer.broken)
     events = isolated(decoding, clips, workers, limits) if workers else _alone(decoding, clips)

@@ -13,13 +13,17 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any, Generic, TypeVar
+
+from videoclip.errors import writing
 
 Item = TypeVar("Item")
 Job = Callable[[Item], Iterable[Any]]
@@ -79,29 +83,49 @@ def isolated(
     prepare()
     limits = limits or Limits()
     source, again = iter(items), deque[Item]()
-    children = [_Child(job, limits) for _ in range(workers)]
-    try:
-        while True:
-            for child in children:
-                child.feed(source, again)
-            busy = {child.connection: child for child in children if child.assigned}
-            if not busy:
-                return
-            for connection in wait(list(busy)):
-                child = busy[connection]
-                item, message, lost = child.receive()
-                if lost is not None:
+    with _on_file(job) as file:
+        children: list[_Child[Item]] = [_Child(file, limits) for _ in range(workers)]
+        try:
+            while True:
+                for child in children:
+                    child.feed(source, again)
+                busy = {child.connection: child for child in children if child.assigned}
+                if not busy:
+                    return
+                for connection in wait(list(busy)):
+                    item, message, lost = busy[connection].receive()
                     again.extendleft(reversed(lost))
-                yield item, message
+                    yield item, message
+        finally:
+            for child in children:
+                child.kill()
+
+
+@contextlib.contextmanager
+def _on_file(job: Job[Any]) -> Iterator[str]:
+    """A file that children load the job from: they map its tensors, so that all share one copy of the weights.
+
+    On Linux it has no name, and is gone with this process however that ends.
+    """
+    import torch
+
+    with tempfile.TemporaryDirectory(prefix="videoclip-") as folder:
+        with writing(Path(folder)), open(f"{folder}/job", "w+b") as file:
+            torch.save(job, file)
+        if sys.platform != "linux":
+            yield f"{folder}/job"
+            return
+        held = open(f"{folder}/job", "rb")  # noqa: SIM115 - closed below
+    try:
+        yield f"/proc/{os.getpid()}/fd/{held.fileno()}"
     finally:
-        for child in children:
-            child.kill()
+        held.close()
 
 
 class _Child(Generic[Item]):
     """The parent's end of one child process, started when it gets its first item."""
 
-    def __init__(self, job: Job[Item], limits: Limits) -> None:
+    def __init__(self, job: str, limits: Limits) -> None:
         self._job, self._limits = job, limits
         self._process: Any = None
         self.connection: Any = None
@@ -124,7 +148,7 @@ class _Child(Generic[Item]):
             with contextlib.suppress(OSError):  # a child that has just died is noticed when its messages end
                 self.connection.send(following[0])
 
-    def receive(self) -> tuple[Item, Any, list[Item] | None]:
+    def receive(self) -> tuple[Item, Any, list[Item]]:
         """The next message and its item; where the child died, also the items that it had not begun."""
         try:
             message = self.connection.recv()
@@ -136,7 +160,7 @@ class _Child(Generic[Item]):
             self._began = time.monotonic()
             if not self.assigned and self._fed >= self._limits.items:
                 self.kill()
-        return item, message, None
+        return item, message, []
 
     def _died(self) -> tuple[Item, Ended, list[Item]]:
         self._process.join()
@@ -147,10 +171,11 @@ class _Child(Generic[Item]):
 
     def _start(self) -> None:
         context: Any = multiprocessing.get_context(METHOD)
-        self.connection, theirs = context.Pipe()
+        mine, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, self._job, self._limits), daemon=True)
         self._process.start()
         theirs.close()
+        self.connection = mine
 
     def kill(self) -> None:
         """End the child; the next ``feed`` starts another."""
@@ -173,11 +198,12 @@ def _cause(exitcode: int, limits: Limits) -> str:
     return f"its process was ended by {name}{hint}"
 
 
-def _serve(connection: Connection[Any, Any], job: Job[Any], limits: Limits) -> None:
+def _serve(connection: Connection[Any, Any], file: str, limits: Limits) -> None:
     """A child's life: take an item, send what the job yields, until the parent hangs up."""
     import torch
 
     torch.set_num_threads(1)
+    job: Job[Any] = torch.load(file, mmap=True, weights_only=False)  # written by the parent a moment ago
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends its children
     if hasattr(signal, "SIGALRM"):
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
