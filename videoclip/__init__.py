@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from videoclip.model import VideoTextModel, create_model, load_model
     from videoclip.retrieval.search import search
     from videoclip.store import FeatureStore
+    from videoclip.store.dataset import StoredClips
     from videoclip.store.extract import cache_features
 
 _HOMES = {
     "Component": "videoclip.config",
     "FeatureStore": "videoclip.store",
+    "StoredClips": "videoclip.store.dataset",
     "TextFeatures": "videoclip.features",
     "VideoFeatures": "videoclip.features",
     "VideoTextModel": "videoclip.model",
@@ -33,6 +35,7 @@ _HOMES = {
 __all__ = [
     "Component",
     "FeatureStore",
+    "StoredClips",
     "TextFeatures",
     "VideoFeatures",
     "VideoTextModel",

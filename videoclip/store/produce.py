@@ -28,7 +28,7 @@ from videoclip.video.probe import Decoder, VideoInfo, decoder_version
 from videoclip.video.views import make_views
 
 Array = np.ndarray
-ENCODE_FRAMES = 16  # frames a pass through the image tower on a CPU: the fastest there
+ENCODE_FRAMES = 8  # frames a pass through the image tower on a CPU: the fastest there
 STAGES = ("probe", "decode", "preprocess", "encode")
 
 

@@ -110,8 +110,8 @@ def _on_file(job: Job[Any]) -> Iterator[str]:
     import torch
 
     with tempfile.TemporaryDirectory(prefix="videoclip-") as folder:
-        with writing(Path(folder)), open(f"{folder}/job", "w+b") as file:
-            torch.save(job, file)
+        with writing(Path(folder)):
+            torch.save(job, f"{folder}/job")  # by its name: twice as fast as through a Python file
         if sys.platform != "linux":
             yield f"{folder}/job"
             return
