@@ -190,6 +190,23 @@ def test_children_are_replaced_after_some_items() -> None:
     assert [(i, m.error) for i, m in found if isinstance(m, Ended) and m.error] == [(5, "ValueError: five")]
 
 
+class Poison:
+    """An item that ends the process which takes it, before any work on it has begun."""
+
+    def __reduce__(self) -> tuple[object, tuple[int]]:
+        return os._exit, (7,)
+
+
+def test_a_death_between_two_items_is_blamed_on_neither_of_its_neighbours() -> None:
+    items: list[object] = [1, 2, Poison(), 3, 4]
+    found = list(isolated(_echo, items, 1))  # type: ignore[arg-type]
+    ended = [(item, message.error) for item, message in found if isinstance(message, Ended)]
+    assert sorted(item for item, error in ended if not error) == [1, 2, 3, 4]  # type: ignore[type-var]
+    assert [error for item, error in ended if isinstance(item, Poison)] == [
+        "its process ended by itself (exit status 7)"
+    ]
+
+
 def peak_mib(command: list[str]) -> float:
     """Most resident memory of a command and all its children together."""
     process, peaks = subprocess.Popen(command, stdout=subprocess.DEVNULL), [0]

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 
 Command = Callable[[argparse.Namespace], None]
 AddArguments = Callable[[argparse.ArgumentParser], None]
+
+
+def folder(text: str) -> Path:
+    """A folder on this machine."""
+    if "://" in text:
+        raise argparse.ArgumentTypeError("must be a folder here; --push copies a store to an address")
+    return Path(text)
 
 
 def count(text: str) -> int:

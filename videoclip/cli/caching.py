@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from videoclip.cli.arguments import AddArguments, Command, count, positive
+from videoclip.cli.arguments import AddArguments, Command, count, folder, positive
 
 if TYPE_CHECKING:
     from videoclip.store.extract import Summary
@@ -62,9 +62,9 @@ def _print_summary(done: Summary, args: argparse.Namespace) -> None:
     if done.cached:
         spent = ", ".join(f"{name} {seconds:.1f}" for name, seconds in done.spent.items())
         print(f"where time went, seconds of all processes: {spent}")
-        print(
-            f"took {done.seconds:.1f} s; its stages allow {done.limit:.1f} s at best ({done.limit / done.seconds:.0%})"
-        )
+    if done.cached and done.limit:
+        share = done.limit / done.seconds
+        print(f"took {done.seconds:.1f} s; its stages allow {done.limit:.1f} s at best ({share:.0%})")
     print(
         f"{args.out}: {done.cached} clips cached now, {done.present} were there, {done.failed} failed now, "
         f"{done.failed_before} failed before" + ("" if not done.failed_before else " (--retry-failed tries them again)")
@@ -130,7 +130,7 @@ def _store_import(args: argparse.Namespace) -> None:
 
 def _cache_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("source", help="a folder of videos, a manifest (.jsonl), or an address (s3://...) of videos")
-    sub.add_argument("--out", type=Path, required=True, help="the store")
+    sub.add_argument("--out", type=folder, required=True, help="the store")
     sub.add_argument("--model", default="tiny", help="tiny, an open_clip architecture, hf-hub:NAME, or a model folder")
     sub.add_argument("--pretrained", help="a tag of the architecture, or a file of weights")
     what = sub.add_argument_group("what is stored (a store's recipe: another one needs another folder)")

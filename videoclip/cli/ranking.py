@@ -41,7 +41,7 @@ def search(args: argparse.Namespace) -> None:
 def _rerank_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--run", type=Path, required=True, help="initial ranking, TREC run format")
     sub.add_argument("--queries", type=Path, required=True, help="lines of query, tab, text")
-    sub.add_argument("--store", type=Path, required=True)
+    sub.add_argument("--store", required=True)
     sub.add_argument("--out", type=Path, required=True, help="the re-ranked run")
     sub.add_argument("--qrels", type=Path, help="relevance judgements, for metrics before and after")
     sub.add_argument("--weight", type=share, default=0.4, help="of the initial score, 0 to 1 (default 0.4)")
@@ -50,7 +50,7 @@ def _rerank_arguments(sub: argparse.ArgumentParser) -> None:
 
 
 def _search_arguments(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("store", type=Path)
+    sub.add_argument("store", help="a store, or the address of a pushed one")
     sub.add_argument("text")
     sub.add_argument("-k", type=count, default=5, help="how many clips (default 5)")
     sub.add_argument("--checkpoint", type=Path, help="a trained model instead of plain query scoring")

@@ -57,7 +57,7 @@ def _train_arguments(sub: argparse.ArgumentParser) -> None:
 def _evaluate_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("checkpoint", type=Path, help="a run's folder, or a checkpoint")
     sub.add_argument("--manifest", type=Path, required=True)
-    sub.add_argument("--store", type=Path, required=True)
+    sub.add_argument("--store", required=True)
     sub.add_argument("--split", default="test")
     sub.add_argument("--allow-missing", action="store_true", help="leave out clips that the store lacks")
     sub.add_argument("--out", type=Path, help="folder for metrics, TREC run, queries and qrels")

@@ -62,7 +62,8 @@ class Summary:
         present, failed_before: clips of earlier runs, left alone.
         spent: CPU seconds of each stage in all processes; of a GPU its own seconds for ``encode``.
         seconds: that the run took.
-        limit: the least seconds that its stages allow: every core, or the GPU, busy all the time.
+        limit: the least seconds that its stages allow: every core, or the GPU, busy all the time; 0 on a Ray cluster,
+            whose actors come and go.
     """
 
     cached: int
@@ -133,7 +134,8 @@ def cache_features(
             count = _workers(workers, launch, len(wanted))
             events = _produce(producer, launch.claim(wanted), count, limits, batch, sink.spent)
             _show(sink.take(events), len(wanted), launch)
-    return _summary(launch, sink, plan, time.monotonic() - began, _workers(workers, launch, len(clips)), backbone)
+    cores = 0 if engine == "ray" else max(1, _workers(workers, launch, len(clips)))
+    return _summary(launch, sink, plan, time.monotonic() - began, cores, backbone)
 
 
 def read_clips(backbone: Backbone, paths: Sequence[str | Path], frames: int) -> VideoFeatures:
@@ -259,16 +261,18 @@ def _show(ended: Iterable[None], total: int, launch: Launch) -> None:
             bar.advance(task)
 
 
-def _summary(launch: Launch, sink: Sink, plan: bytes, seconds: float, workers: int, backbone: Backbone) -> Summary:
-    told = launch.gather([sink.cached, sink.failed, dict(sink.spent), workers])
+def _summary(launch: Launch, sink: Sink, plan: bytes, seconds: float, cores: int, backbone: Backbone) -> Summary:
+    """What all processes did; ``cores`` are those that this one worked with, 0 where that cannot be said."""
+    told = launch.gather([sink.cached, sink.failed, dict(sink.spent), cores])
     on_gpu = _device(backbone).type != "cpu"
-    stages = {name: round(sum(part[2].get(name, 0.0) for part in told), 3) for name in (*STAGES, "write")}
-    cores = max(1, sum(count for *_, count in told))
-    by_cores = sum(stages[name] for name in STAGES if not (on_gpu and name == "encode")) / cores
-    limit = max(by_cores, stages["encode"] / launch.size) if on_gpu else by_cores
-    stages["waiting"] = round(max(0.0, (seconds - by_cores) * cores), 3)
+    spent = {name: round(sum(part[2].get(name, 0.0) for part in told), 3) for name in (*STAGES, "write")}
+    limit, cores = 0.0, sum(part[3] for part in told)
+    if cores:
+        by_cores = sum(spent[name] for name in STAGES if not (on_gpu and name == "encode")) / cores
+        limit = max(by_cores, spent["encode"] / launch.size) if on_gpu else by_cores
+        spent["waiting"] = round(max(0.0, (seconds - by_cores) * cores), 3)
     cached, failed = (sum(part[i] for part in told) for i in (0, 1))
-    return Summary(cached, plan.count(PRESENT), failed, plan.count(FAILED_BEFORE), stages, seconds, limit)
+    return Summary(cached, plan.count(PRESENT), failed, plan.count(FAILED_BEFORE), spent, seconds, limit)
 
 
 def _workers(wanted: int | None, launch: Launch, clips: int) -> int:

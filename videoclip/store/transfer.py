@@ -49,7 +49,7 @@ def merge(stores: Sequence[FeatureStore], out: str | Path, shard_mib: int = 256)
     create_description(folder, first.recipe, first.backbone_spec)
     kinds: dict[Literal["clips", "texts"], Any] = {"clips": first.recipe.tensors, "texts": first.recipe.text_tensors}
     for kind, tensors in kinds.items():
-        seen: dict[str, str] = {}
+        seen = {record.key: record.notes.get("sha256", "") for record in FeatureStore(folder).records(kind)}
         with ShardWriter(folder, kind, tensors, first.recipe.dtype, shard_bytes=shard_mib << 20) as writer:
             for store in stores:
                 for record in store.records(kind):
@@ -132,16 +132,19 @@ def import_features(
     Raises:
         StoreError: a file holds no (T, D) array, widths differ, or times are told neither by files nor by ``fps``.
     """
-    folder, writer, recipe = Path(out), None, None
+    folder, writer, recipe, known = Path(out), None, None, set[str]()
     try:
         for path, name, arrays in _arrays(Path(source)):
             frames, seconds = _frames(path, arrays), _times(path, arrays, fps)
             if recipe is None:
                 recipe = _imported(backbone, fps, dtype, frames.shape[1])
                 create_description(folder, recipe, {"name": backbone, "pretrained": None})
+                known = set(FeatureStore(folder).ids)
                 writer = ShardWriter(folder, "clips", recipe.tensors, dtype)
             if frames.shape[1] != recipe.width:
                 raise StoreError(f"{path}: is {frames.shape[1]} wide, the files before it {recipe.width}.")
+            if name in known:
+                continue
             notes = {"decoder": "imported", "status": "unknown", "errors": 0, "sha256": ""}
             assert writer is not None
             writer.add(name, {"frames": frames}, seconds=seconds[: len(frames)].round(6).tolist(), **notes)

@@ -19,7 +19,7 @@ import numpy as np
 
 from videoclip.errors import DecodeError
 from videoclip.video.native_log import ffmpeg_complaints
-from videoclip.video.probe import Array, Decoder, VideoInfo, has_decord, look, open_container
+from videoclip.video.probe import Array, Decoder, VideoInfo, has_decord, look, open_container, packets_of
 from videoclip.video.sampling import nearest
 
 CHUNK_BYTES = 16 << 20  # of full-size pictures held at once
@@ -160,14 +160,15 @@ class Video:
         for group in np.unique(groups):
             members = set(pts[groups == group].tolist())
             unsent = set(members)
-            self._container.seek(int(self.info.entries[max(0, group)]), stream=self._stream)
-            for packet in self._container.demux(self._stream):
+            if not self._seek(int(self.info.entries[max(0, group)])):
+                break
+            for packet in packets_of(self._container, self._stream):
                 needed = packet.pts in members or context.name not in UNREFERENCED
                 context.skip_frame = "DEFAULT" if needed else "NONREF"
                 frames = self._decode(packet)
                 unsent.discard(packet.pts)
                 if not unsent and packet.size:
-                    frames += self._drain(context)
+                    frames += self._decode(None)  # held back for reordering; the next seek makes the decoder ready
                 yield from ((frame.pts, frame) for frame in frames if frame.pts in members)
                 if not unsent:
                     break
@@ -175,26 +176,30 @@ class Video:
 
     def _decoded(self) -> Iterator[Any]:
         """Frames as they come out, in presentation order; packets that cannot be decoded are noted and passed over."""
-        for packet in self._container.demux(self._stream):
+        for packet in packets_of(self._container, self._stream):
             yield from self._decode(packet)
 
-    def _decode(self, packet: Any) -> list[Any]:
+    def _decode(self, packet: Any | None) -> list[Any]:
+        """The frames that a packet completes; with None, those that the decoder holds back."""
         import av
 
         try:
-            frames: list[Any] = packet.decode()
+            frames: list[Any] = self._stream.codec_context.decode(packet)
         except av.error.FFmpegError:
-            self._errors.add(packet.pts)
+            self._errors.add(packet and packet.pts)
             self._lost += 1
             return []
         self._errors.update(frame.pts for frame in frames if frame.is_corrupt)
         return frames
 
-    def _drain(self, context: Any) -> list[Any]:
-        """The frames that the decoder still holds back for reordering; the next seek makes it ready again."""
-        frames: list[Any] = context.decode(None)
-        self._errors.update(frame.pts for frame in frames if frame.is_corrupt)
-        return frames
+    def _seek(self, pts: int) -> bool:
+        import av
+
+        try:
+            self._container.seek(pts, stream=self._stream)
+        except av.error.FFmpegError:
+            return False
+        return True
 
     def _rewind(self) -> None:
         """Back to the beginning, by opening the file again: not every container can seek there."""

@@ -95,7 +95,8 @@ def isolated(
                 for connection in wait(list(busy)):
                     item, message, lost = busy[connection].receive()
                     again.extendleft(reversed(lost))
-                    yield item, message
+                    if message is not None:
+                        yield item, message
         finally:
             for child in children:
                 child.kill()
@@ -130,7 +131,7 @@ class _Child(Generic[Item]):
         self._process: Any = None
         self.connection: Any = None
         self.assigned: deque[Item] = deque()
-        self._fed, self._began = 0, 0.0
+        self._fed, self._began, self._at_work = 0, 0.0, False
 
     def feed(self, source: Iterator[Item], again: deque[Item]) -> None:
         """Give the child work until it is a little ahead; those in ``again`` come first."""
@@ -149,12 +150,13 @@ class _Child(Generic[Item]):
                 self.connection.send(following[0])
 
     def receive(self) -> tuple[Item, Any, list[Item]]:
-        """The next message and its item; where the child died, also the items that it had not begun."""
+        """The next message, None if it is none of the job's, and its item; of a dead child the items not begun, too."""
         try:
             message = self.connection.recv()
         except (EOFError, OSError):
             return self._died()
         item = self.assigned[0]
+        self._at_work = message is None or not isinstance(message, Ended)
         if isinstance(message, Ended):
             self.assigned.popleft()
             self._began = time.monotonic()
@@ -162,12 +164,14 @@ class _Child(Generic[Item]):
                 self.kill()
         return item, message, []
 
-    def _died(self) -> tuple[Item, Ended, list[Item]]:
+    def _died(self) -> tuple[Item, Ended | None, list[Item]]:
+        """Who is to blame: the item at work, or that which a new child never lived to begin."""
         self._process.join()
         item, *lost = self.assigned
         ended = Ended(time.monotonic() - self._began, _cause(self._process.exitcode, self._limits))
+        innocent = not self._at_work and self._fed > len(self.assigned)
         self.kill()
-        return item, ended, lost
+        return (item, None, [item, *lost]) if innocent else (item, ended, lost)
 
     def _start(self) -> None:
         context: Any = multiprocessing.get_context(METHOD)
@@ -184,7 +188,7 @@ class _Child(Generic[Item]):
         self.connection.close()
         self._process.kill()
         self._process.join()
-        self.connection, self._fed = None, 0
+        self.connection, self._fed, self._at_work = None, 0, False
         self.assigned.clear()
 
 
@@ -215,6 +219,7 @@ def _serve(connection: Connection[Any, Any], file: str, limits: Limits) -> None:
 
 def _work(connection: Connection[Any, Any], job: Job[Any], item: Any, limits: Limits) -> None:
     began, error = time.monotonic(), ""
+    connection.send(None)  # this item is at work now, and to blame for what happens
     try:
         _alarm(limits.seconds)
         for message in job(item):

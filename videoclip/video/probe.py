@@ -6,9 +6,11 @@ files that start before zero, it has no AV1, and 10-bit video differs between de
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -108,6 +110,14 @@ def open_container(path: Path) -> tuple[Any, Any]:
     return container, stream
 
 
+def packets_of(container: Any, stream: Any) -> Iterator[Any]:
+    """The packets of a stream, as far as the file can be read; what is missing shows in ``VideoInfo.short``."""
+    import av
+
+    with contextlib.suppress(av.error.FFmpegError):
+        yield from container.demux(stream)
+
+
 def look(container: Any, stream: Any, path: Path, decoder: Decoder) -> VideoInfo:
     """Read all packets of an open file once; it then stands at its end.
 
@@ -154,7 +164,7 @@ class _Packets:
         h264 = stream.codec_context.name == "h264"
         self.open_gop, self.last_duration = False, 0
         after, last = None, None
-        for packet in container.demux(stream):
+        for packet in packets_of(container, stream):
             if not packet.size:
                 continue
             told.append(packet.pts is not None)
