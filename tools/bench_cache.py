@@ -210,6 +210,12 @@ def main() -> None:
         report(model, found, args.folder)
 
 
+def _cpu(run: dict[str, Any]) -> float:
+    """CPU seconds of this process, and of the workers as they told them."""
+    spent = run["summary"].get("spent", {})
+    return float(run["cpu"] + sum(spent.get(name, 0.0) for name in ("probe", "decode", "preprocess", "encode")))
+
+
 def report(model: str, found: dict[str, list[dict[str, Any]]], folder: Path) -> None:
     """One model's rows."""
     plain = [run["wall"] for run in found["plain script"]]
@@ -218,7 +224,9 @@ def report(model: str, found: dict[str, list[dict[str, Any]]], folder: Path) -> 
     for way, runs in found.items():
         if way.startswith("stages"):
             continue
-        wall, cpu = (float(np.median([run[key] for run in runs])) for key in ("wall", "cpu"))
+        wall, cpu = (
+            float(np.median(values)) for values in ([run["wall"] for run in runs], [_cpu(run) for run in runs])
+        )
         limits = [run["summary"].get("limit", float("nan")) for run in runs]
         share = float(np.median([limit / run["wall"] for limit, run in zip(limits, runs, strict=True)]))
         gain = float(np.median([p / run["wall"] for p, run in zip(plain, runs, strict=True)]))

@@ -173,21 +173,27 @@ def test_videos_and_stores_at_an_address(shapes: Path, tmp_path: Path, tiny: Ope
         files.put_file(str(clip.path), f"/videos/{Path(clip.path).name}")
     elsewhere = read_manifest("memory://videos")
     assert [clip.id for clip in elsewhere] == sorted(Path(clip.path).name for clip in clips)
-    broken = Clip(id="absent", path="memory://videos/absent.mp4")
+    absent = Clip(id="absent", path="memory://videos/absent.mp4")
+    files.pipe_file("/videos/page.mp4", b"<html>")
     choice = FrameChoice(frames=3)
     done = cache_features(
-        [*elsewhere, broken], tmp_path / "s", tiny, choice, workers=0, push_to="memory://stores/a", shard_mib=1
+        [*elsewhere, absent, Clip(id="page", path="memory://videos/page.mp4")],
+        tmp_path / "s",
+        tiny,
+        choice,
+        workers=0,
+        push_to="memory://stores/a",
+        shard_mib=1,
     )
-    assert (done.cached, done.failed) == (3, 1)
-    assert (
-        "memory://videos/absent.mp4: cannot be fetched (FileNotFoundError"
-        in FeatureStore(tmp_path / "s").failures[0].reason
-    )
+    assert (done.cached, done.failed) == (3, 2)
+    reasons = {f.id: f.reason for f in FeatureStore(tmp_path / "s").failures}
+    assert "memory://videos/absent.mp4: cannot be fetched (FileNotFoundError" in reasons["absent"]
+    assert reasons["page"].startswith("memory://videos/page.mp4: cannot be opened as a video")
     here = FeatureStore(tmp_path / "s")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
         there = FeatureStore("memory://stores/a")
-        assert there.ids == here.ids and [f.id for f in there.failures] == ["absent"]
+        assert there.ids == here.ids and [f.id for f in there.failures] == ["absent", "page"]
         assert all(torch.equal(there[i].frames, here[i].frames) for i in here.ids)
         cache_features(
             [*elsewhere, Clip(id="again", path=clips[0].path)],

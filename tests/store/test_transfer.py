@@ -35,8 +35,11 @@ def test_verify_finds_a_flipped_byte(shapes_store: FeatureStore, tmp_path: Path)
     (problem,) = verify(FeatureStore(tmp_path / "s"))
     assert repr(shapes_store.ids[1]) in problem and str(rows) in problem
     assert main(["store", "verify", str(tmp_path / "s")]) == 1
-    with pytest.raises(StoreError, match="are damaged; cache that clip again"):
+    with pytest.raises(StoreError, match="are damaged; `videoclip store merge --skip-damaged`"):
         merge([FeatureStore(tmp_path / "s")], tmp_path / "m")
+    command = ["store", "merge", str(tmp_path / "s"), "--out", str(tmp_path / "n"), "--skip-damaged"]
+    assert main(command) == 0
+    assert set(shapes_store.ids) - set(FeatureStore(tmp_path / "n").ids) == {shapes_store.ids[1]}
 
 
 def test_merge_is_the_union(shapes: Path, tiny: OpenClip, tmp_path: Path) -> None:
@@ -107,6 +110,9 @@ def test_clip_video_encode_folders_and_tars(tmp_path: Path) -> None:
         assert store[name].seconds.tolist() == [i / 2 for i in range(len(array))]
     with pytest.raises(StoreError, match="does not tell its frames' times; give their rate with --fps"):
         import_features(loose, tmp_path / "t", "x")
+    shutil.copy(loose / "video3.npy", loose / "video1.npy")
+    with pytest.raises(StoreError, match="there was a 'video1' before; ids must be unique"):
+        import_features(loose, tmp_path / "u", "x", fps=2.0)
 
 
 @pytest.mark.parametrize(

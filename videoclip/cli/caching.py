@@ -108,7 +108,8 @@ def _store_merge(args: argparse.Namespace) -> None:
     from videoclip.store import FeatureStore
     from videoclip.store.transfer import merge
 
-    print(f"{args.out}: {len(merge([FeatureStore(path) for path in args.stores], args.out))} clips")
+    merged = merge([FeatureStore(path) for path in args.stores], args.out, skip_damaged=args.skip_damaged)
+    print(f"{args.out}: {len(merged)} clips and {len(merged.captions)} texts")
 
 
 def _store_export(args: argparse.Namespace) -> None:
@@ -187,6 +188,7 @@ def _store_arguments(sub: argparse.ArgumentParser) -> None:
     merging = action("merge", _store_merge)
     merging.add_argument("stores", nargs="+")
     merging.add_argument("--out", type=Path, required=True)
+    merging.add_argument("--skip-damaged", action="store_true", help="leave out what does not fit its checksum")
     export = action("export", _store_export)
     export.add_argument("store")
     export.add_argument("--out", type=Path, required=True)

@@ -36,7 +36,10 @@ def local_file(path: str | Path) -> Iterator[Path]:
             _filesystem(path).get_file(str(path), str(copy))
         except Exception as error:  # every file system raises errors of its own
             raise DecodeError("open", f"{path}: cannot be fetched ({type(error).__name__}: {error}).") from error
-        yield copy
+        try:
+            yield copy
+        except DecodeError as error:  # the copy's name would tell nobody anything
+            raise DecodeError(error.stage, str(error).replace(str(copy), str(path))) from error
 
 
 def local_copy(folder: str | Path) -> Path:
@@ -63,7 +66,7 @@ def local_copy(folder: str | Path) -> Path:
 
 
 def push(files: list[Path], address: str) -> None:
-    """Copy a store's files to an address, each whole or not at all, in the order given.
+    """Copy files to an address in the order given, but for those that it has in the same size.
 
     Raises:
         StoreError: the address cannot be written; the files here are untouched.
@@ -72,7 +75,9 @@ def push(files: list[Path], address: str) -> None:
         there = _filesystem(address)
         there.makedirs(address, exist_ok=True)
         for file in files:
-            there.put_file(str(file), f"{address.rstrip('/')}/{file.name}")
+            copy = f"{address.rstrip('/')}/{file.name}"
+            if not there.exists(copy) or there.size(copy) != file.stat().st_size:
+                there.put_file(str(file), copy)
     except Exception as error:  # as above
         raise StoreError(
             f"{address}: cannot be written ({type(error).__name__}: {error}); the store here is whole, push again."

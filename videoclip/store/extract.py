@@ -19,13 +19,14 @@ from torch import Tensor
 
 from videoclip.backbone import Backbone
 from videoclip.data.manifest import Clip
+from videoclip.data.remote import push
 from videoclip.features import VideoFeatures
 from videoclip.store import FeatureStore
 from videoclip.store.batches import Event, encode_batches
 from videoclip.store.launch import Launch, join_launch
 from videoclip.store.produce import STAGES, Producer
 from videoclip.store.recipe import DESCRIPTION, Recipe, create_description, read_description
-from videoclip.store.shards import ShardWriter
+from videoclip.store.shards import ShardWriter, shard_files
 from videoclip.store.sink import Sink
 from videoclip.video.clip import FrameChoice, load_clip
 from videoclip.video.isolation import Ended, Limits, isolated
@@ -135,7 +136,11 @@ def cache_features(
             events = _produce(producer, launch.claim(wanted), count, limits, batch, sink.spent)
             _show(sink.take(events), len(wanted), launch)
     cores = 0 if engine == "ray" else max(1, _workers(workers, launch, len(clips)))
-    return _summary(launch, sink, plan, time.monotonic() - began, cores, backbone)
+    summary = _summary(launch, sink, plan, time.monotonic() - began, cores, backbone)
+    if push_to and launch.rank == 0:  # now that all processes are done
+        files = [file for index in sorted(folder.glob("*.idx")) for file in shard_files(index)]
+        push([folder / DESCRIPTION, *sorted(folder.glob("failures-*.jsonl")), *files], push_to)
+    return summary
 
 
 def read_clips(backbone: Backbone, paths: Sequence[str | Path], frames: int) -> VideoFeatures:

@@ -233,6 +233,11 @@ def tensor_file(index: Path, tensor: str) -> Path:
     return index.with_suffix(f".{tensor}.npy")
 
 
+def shard_files(index: Path) -> list[Path]:
+    """All files of a shard, its index last: a copy must never hold a line before the rows that it names."""
+    return [*sorted(index.parent.glob(f"{index.stem}.*.npy")), index]
+
+
 def npy_header(rows: int, shape: Sequence[int], dtype: np.dtype[Any]) -> bytes:
     """The header of a .npy file; numpy pads it so that its length does not depend on ``rows``."""
     buffer = io.BytesIO()

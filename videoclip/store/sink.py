@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,7 +21,7 @@ from videoclip.store import Failure
 from videoclip.store.batches import Event
 from videoclip.store.produce import Chunk, Decoding, Done
 from videoclip.store.recipe import DESCRIPTION, Recipe
-from videoclip.store.shards import ShardWriter, tensor_file
+from videoclip.store.shards import ShardWriter, shard_files
 from videoclip.video.isolation import Ended
 
 COMMIT_SECONDS = 2.0  # the most finished work that a kill can cost
@@ -43,7 +45,8 @@ class Sink:
 
     def __init__(self, folder: Path, recipe: Recipe, writer: int, shard_bytes: int, push_to: str | None) -> None:
         self._folder, self._recipe, self._push_to = folder, recipe, push_to
-        self._writer = ShardWriter(folder, "clips", recipe.tensors, recipe.dtype, writer, shard_bytes)
+        self._open = partial(ShardWriter, folder, "clips", recipe.tensors, recipe.dtype, writer, shard_bytes)
+        self._writer: ShardWriter | None = None  # opened for the first clip: without one nothing is touched
         self._table = folder / f"failures-{writer:04d}.jsonl"
         self._under_way: dict[str, _UnderWay] = {}
         self._committed, self._pushed = time.monotonic(), 0
@@ -63,9 +66,8 @@ class Sink:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._writer.__exit__(kind, error, at)
-        if error is None:
-            self._push([self._folder / DESCRIPTION, self._table, *sorted(self._folder.glob("texts-*"))], must=True)
+        if self._writer is not None:
+            self._writer.__exit__(kind, error, at)
 
     def _take(self, clip: Clip, message: Any) -> bool:
         under_way = self._under_way.setdefault(clip.id, _UnderWay())
@@ -74,6 +76,7 @@ class Sink:
         elif isinstance(message, Chunk):
             under_way.add(message)
         elif isinstance(message, Done):
+            self._writer = self._writer or self._open()
             self._writer.add(clip.id, dict(under_way.files), **message.notes)
             for stage, seconds in message.spent.items():
                 self.spent[stage] += seconds
@@ -84,9 +87,9 @@ class Sink:
             if message.error:
                 self._fail(_lost(clip, message, under_way.decoder))
             self._under_way.pop(clip.id).close()
-        if time.monotonic() - self._committed > COMMIT_SECONDS:
+        if self._writer is not None and time.monotonic() - self._committed > COMMIT_SECONDS:
             self._writer.commit()
-            self._push()
+            self._push(self._writer.finished)
             self._committed = time.monotonic()
         return isinstance(message, Ended)
 
@@ -95,18 +98,14 @@ class Sink:
             file.write(f"\n{json.dumps(asdict(failure), ensure_ascii=False)}\n")  # a kill may have left half a line
         self.failed += 1
 
-    def _push(self, others: list[Path] | None = None, must: bool = False) -> None:
-        """Copy closed shards, rows before the index; where it fails they go with the next ones."""
-        if self._push_to is None:
+    def _push(self, finished: list[Path]) -> None:
+        """Copy closed shards already now; where it fails they go with the rest at the end."""
+        if self._push_to is None or len(finished) == self._pushed:
             return
-        indexes = self._writer.finished[self._pushed :]
-        files = [f for index in indexes for f in (*(tensor_file(index, name) for name in self._recipe.tensors), index)]
-        try:
-            push([f for f in (*(others or []), *files) if f.exists()], self._push_to)
-            self._pushed += len(indexes)
-        except StoreError:
-            if must:
-                raise
+        files = [file for index in finished[self._pushed :] for file in shard_files(index)]
+        with contextlib.suppress(StoreError):
+            push([self._folder / DESCRIPTION, *files], self._push_to)
+            self._pushed = len(finished)
 
 
 class _UnderWay:

@@ -14,7 +14,7 @@ from rich.progress import track
 
 from videoclip.errors import StoreError, VideoclipError, writing
 from videoclip.store import FeatureStore
-from videoclip.store.recipe import Recipe, create_description
+from videoclip.store.recipe import DESCRIPTION, Recipe, create_description
 from videoclip.store.shards import Record, ShardWriter
 
 Array = np.ndarray
@@ -26,18 +26,22 @@ def verify(store: FeatureStore) -> list[str]:
     problems = []
     for record in track([*store.records("clips"), *store.records("texts")], "checking"):
         try:
-            for name, rows in store.raw(record).items():
-                if zlib.crc32(np.ascontiguousarray(rows).data) != record.tensors[name].crc32:
-                    problems.append(
-                        f"{record.file(name)}: the {name} of {record.key!r} are not those that were written."
-                    )
+            _checked(store, record)
         except StoreError as error:
-            problems.append(f"{record.key!r}: {error}")
+            problems.append(str(error))
     return problems
 
 
-def merge(stores: Sequence[FeatureStore], out: str | Path, shard_mib: int = 256) -> FeatureStore:
+def merge(
+    stores: Sequence[FeatureStore], out: str | Path, shard_mib: int = 256, skip_damaged: bool = False
+) -> FeatureStore:
     """Copy stores of one recipe into a new one; a clip or caption that several hold is copied once.
+
+    Args:
+        stores: one or more.
+        out: the new store, or one that an interrupted merge left.
+        shard_mib: size of its shards.
+        skip_damaged: leave out what does not fit its checksum.
 
     Raises:
         StoreError: recipes differ, a clip of one id was made of different files, or a checksum does not hold.
@@ -54,9 +58,16 @@ def merge(stores: Sequence[FeatureStore], out: str | Path, shard_mib: int = 256)
             for store in stores:
                 for record in store.records(kind):
                     _check_same_source(seen, record, store)
-                    if record.key not in seen:
-                        writer.add(record.key, _checked(store, record), **store.notes(record))
-                        seen[record.key] = record.notes.get("sha256", "")
+                    if record.key in seen:
+                        continue
+                    try:
+                        rows = _checked(store, record)
+                    except StoreError:
+                        if skip_damaged:
+                            continue
+                        raise
+                    writer.add(record.key, rows, **store.notes(record))
+                    seen[record.key] = record.notes.get("sha256", "")
                     if len(seen) % COMMIT_RECORDS == 0:
                         writer.commit()
     return FeatureStore(folder)
@@ -89,7 +100,7 @@ def export_npy(store: FeatureStore, out: str | Path) -> None:
             for record, at in zip(records, _starts(records, "frames"), strict=True)
         ]
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(table), folder / "clips.parquet")
-        (folder / "store.json").write_text((store.folder / "store.json").read_text())
+        (folder / "recipe.json").write_text((store.folder / DESCRIPTION).read_text())
 
 
 def export_webdataset(store: FeatureStore, out: str | Path, clips_a_shard: int = 1000) -> None:
@@ -119,8 +130,8 @@ def import_features(
 
     Read are ``.npy`` files (T, D), one a clip; ``.npz`` files with an array ``features``, ``clip_embeddings`` or the
     only one in it, and times in ``timestamps_ms`` or ``seconds``; and the ``.tar`` shards of clip-video-encode, which
-    hold the same. A clip's id is its file's name without suffix. Note that clip-video-encode 1.3 encodes frames with
-    red and blue exchanged.
+    hold the same. A clip's id is its file's path below ``source``, or its name in the ``.tar``, without suffix. Note
+    that clip-video-encode 1.3 encodes frames with red and blue exchanged.
 
     Args:
         source: a file, or a folder that is searched.
@@ -130,9 +141,10 @@ def import_features(
         dtype: of the stored rows.
 
     Raises:
-        StoreError: a file holds no (T, D) array, widths differ, or times are told neither by files nor by ``fps``.
+        StoreError: a file holds no (T, D) array, widths differ, two files give one id, or times are told neither by
+            files nor by ``fps``.
     """
-    folder, writer, recipe, known = Path(out), None, None, set[str]()
+    folder, writer, recipe, known, added = Path(out), None, None, set[str](), set[str]()
     try:
         for path, name, arrays in _arrays(Path(source)):
             frames, seconds = _frames(path, arrays), _times(path, arrays, fps)
@@ -143,6 +155,9 @@ def import_features(
                 writer = ShardWriter(folder, "clips", recipe.tensors, dtype)
             if frames.shape[1] != recipe.width:
                 raise StoreError(f"{path}: is {frames.shape[1]} wide, the files before it {recipe.width}.")
+            if name in added:
+                raise StoreError(f"{path}: there was a {name!r} before; ids must be unique.")
+            added.add(name)
             if name in known:
                 continue
             notes = {"decoder": "imported", "status": "unknown", "errors": 0, "sha256": ""}
@@ -182,7 +197,10 @@ def _checked(store: FeatureStore, record: Record) -> dict[str, Array]:
     rows = store.raw(record)
     for name, array in rows.items():
         if zlib.crc32(np.ascontiguousarray(array).data) != record.tensors[name].crc32:
-            raise StoreError(f"{record.file(name)}: the {name} of {record.key!r} are damaged; cache that clip again.")
+            raise StoreError(
+                f"{record.file(name)}: the {name} of {record.key!r} are damaged; `videoclip store merge "
+                "--skip-damaged` leaves them out, and `videoclip cache` then makes them again."
+            )
     return rows
 
 
@@ -201,14 +219,19 @@ def _arrays(source: Path) -> Iterator[tuple[str, str, dict[str, Array]]]:
     files = [source] if source.is_file() else sorted(f for f in source.rglob("*") if f.suffix in suffixes)
     for file in files:
         if file.suffix != ".tar":
-            yield str(file), file.stem, _load(str(file), file.suffix, file.read_bytes())
+            name = file.name if file == source else file.relative_to(source).as_posix()
+            yield str(file), name.removesuffix(file.suffix), _load(str(file), file.suffix, file.read_bytes())
             continue
         with tarfile.open(file) as archive:
             for member in archive:
                 suffix = Path(member.name).suffix
                 content = archive.extractfile(member) if suffix in suffixes[:2] else None
                 if content is not None:
-                    yield f"{file}:{member.name}", Path(member.name).stem, _load(member.name, suffix, content.read())
+                    yield (
+                        f"{file}:{member.name}",
+                        member.name.removesuffix(suffix),
+                        _load(member.name, suffix, content.read()),
+                    )
 
 
 def _load(path: str, suffix: str, content: bytes) -> dict[str, Array]:
