@@ -260,7 +260,7 @@ def _alone(producer: Producer, clips: Iterable[Clip]) -> Iterator[Event]:
 
 def _show(ended: Iterable[None], total: int, launch: Launch) -> None:
     """Run through all clips under a progress bar; how many this process will get is known only if it is alone."""
-    with Progress(disable=launch.rank > 0) as bar:
+    with Progress(disable=launch.rank > 0, refresh_per_second=2) as bar:  # drawing takes time from the workers
         task = bar.add_task("clips", total=total if launch.size == 1 else None)
         for _ in ended:
             bar.advance(task)

@@ -28,6 +28,7 @@ from videoclip.video.probe import Decoder, VideoInfo, decoder_version
 from videoclip.video.views import make_views
 
 Array = np.ndarray
+HELD_FRAMES = 64  # decoded before they are encoded: meanwhile decord's thread decodes ahead, mostly for nothing
 ENCODE_FRAMES = 8  # frames a pass through the image tower on a CPU: the fastest there
 STAGES = ("probe", "decode", "preprocess", "encode")
 
@@ -128,26 +129,25 @@ class Producer:
             yield pixels
 
     def _encoded(self, parts: Iterator[Tensor], clock: _Clock, decoder: str) -> Iterator[Message]:
-        """Chunks of rows, in batches as large as possible, or of pixels."""
+        """Chunks of rows, or of pixels."""
         if self.backbone is None:
             yield from (Chunk({"pixels": part.numpy()}) for part in parts)
             return
-        size, held = max(1, ENCODE_FRAMES // (1 + len(self.recipe.views))), list[Tensor]()
+        held = list[Tensor]()
         for part in parts:
             held.append(part)
-            while sum(map(len, held)) >= size:
-                joined = torch.cat(held)
-                yield self._rows(joined[:size], clock)
-                held = [joined[size:]]
             yield Decoding(decoder)
-        if sum(map(len, held)):
-            yield self._rows(torch.cat(held), clock)
+            if sum(map(len, held)) >= HELD_FRAMES:
+                yield from self._rows(self.backbone, torch.cat(held), clock)
+                held = []
+        if held:
+            yield from self._rows(self.backbone, torch.cat(held), clock)
 
-    def _rows(self, pixels: Tensor, clock: _Clock) -> Chunk:
-        assert self.backbone is not None
-        with clock.stage("encode"):
-            rows = encode(self.backbone, pixels, self.recipe)
-        return Chunk({name: tensor.numpy() for name, tensor in rows.items()})
+    def _rows(self, backbone: Backbone, pixels: Tensor, clock: _Clock) -> Iterator[Chunk]:
+        for batch in pixels.split(max(1, ENCODE_FRAMES // pixels.shape[1])):
+            with clock.stage("encode"):
+                rows = encode(backbone, batch, self.recipe)
+            yield Chunk({name: tensor.numpy() for name, tensor in rows.items()})
 
     def _refuse_short(self, info: VideoInfo) -> None:
         if self.broken == "refuse" and info.short:
