@@ -22,10 +22,10 @@ from videoclip.backbone.openclip import OpenClip
 from videoclip.data.manifest import read_manifest
 from videoclip.store import FeatureStore
 from videoclip.store.batches import encode_batches
-from videoclip.store.extract import Extras, _produce, _recipe, cache_features
+from videoclip.store.extract import Extras, _recipe, cache_features
 from videoclip.store.produce import Chunk, Producer
 from videoclip.video.clip import FrameChoice
-from videoclip.video.isolation import Ended
+from videoclip.video.isolation import Ended, isolated
 
 ROOT = Path(__file__).parents[2]
 CHOICE = FrameChoice(frames=12)
@@ -91,8 +91,11 @@ def _decoded(producer: Producer, clips: Any) -> Iterator[tuple[Any, Any]]:
 
 def test_workers_that_only_decode_hand_on_pixels(shapes: Path, tiny: OpenClip, tmp_path: Path) -> None:
     recipe = _recipe(tmp_path, tiny, tiny.preprocess, CHOICE, "auto", "float16", "auto", Extras())
-    events = list(_produce(Producer(recipe, tiny.preprocess, tiny), read_manifest(shapes)[:3], 2, None, 8, {}))
-    assert sum(isinstance(message, Ended) and not message.error for _, message in events) == 3
+    producer = Producer(recipe, tiny.preprocess, None)
+    messages = [message for _, message in isolated(producer, read_manifest(shapes)[:3], 2)]
+    assert sum(isinstance(message, Ended) and not message.error for message in messages) == 3
+    pixels = [message.rows["pixels"] for message in messages if isinstance(message, Chunk)]
+    assert sum(map(len, pixels)) == 36 and pixels[0].shape[1:] == (1, 3, 64, 64) and pixels[0].dtype == "uint8"
 
 
 @pytest.fixture(scope="module")

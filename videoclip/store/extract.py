@@ -126,20 +126,14 @@ def cache_features(
     _cache_texts(clips, folder, recipe, backbone, launch)
     wanted = [clip for clip, state in zip(clips, plan, strict=True) if state == WANTED]
     with Sink(folder, recipe, launch.rank, shard_mib << 20, push_to) as sink:
-        producer = Producer(recipe, preprocess, backbone, broken)
-        if wanted and engine == "ray":
-            from videoclip.store.ray_engine import produce_on_ray
-
-            _show(sink.take(produce_on_ray(producer, wanted, limits, batch)), len(wanted), launch)
-        elif wanted:
-            count = _workers(workers, launch, len(wanted))
-            events = _produce(producer, launch.claim(wanted), count, limits, batch, sink.spent)
+        if wanted:
+            producer = Producer(recipe, preprocess, backbone, broken)
+            events = _produce(producer, wanted, launch, engine, workers, limits, batch, sink.spent)
             _show(sink.take(events), len(wanted), launch)
     cores = 0 if engine == "ray" else max(1, _workers(workers, launch, len(clips)))
     summary = _summary(launch, sink, plan, time.monotonic() - began, cores, backbone)
     if push_to and launch.rank == 0:  # now that all processes are done
-        files = [file for index in sorted(folder.glob("*.idx")) for file in shard_files(index)]
-        push([folder / DESCRIPTION, *sorted(folder.glob("failures-*.jsonl")), *files], push_to)
+        _push_rest(folder, push_to)
     return summary
 
 
@@ -225,20 +219,25 @@ def _cache_texts(clips: Sequence[Clip], folder: Path, recipe: Recipe, backbone: 
 
 def _produce(
     producer: Producer,
-    clips: Iterable[Clip],
-    workers: int,
+    clips: Sequence[Clip],
+    launch: Launch,
+    engine: str,
+    workers: int | None,
     limits: Limits | None,
     batch: int,
     spent: dict[str, float],
 ) -> Iterator[Event]:
-    """Events of clips by workers of this machine; on a GPU they decode and this process encodes."""
-    backbone = producer.backbone
+    """Events of clips: by Ray, or by workers of this machine; on a GPU those decode and this process encodes."""
+    if engine == "ray":
+        from videoclip.store.ray_engine import produce_on_ray
+
+        return produce_on_ray(producer, clips, limits, batch)
+    backbone, count, claimed = producer.backbone, _workers(workers, launch, len(clips)), launch.claim(clips)
     assert backbone is not None
-    if _device(backbone).type == "cpu":
-        return isolated(producer, clips, workers, limits) if workers else _alone(producer, clips)
-    decoding = Producer(producer.recipe, producer.preprocess, None, producer.broken)
-    events = isolated(decoding, clips, workers, limits) if workers else _alone(decoding, clips)
-    return encode_batches(events, backbone, producer.recipe, batch, spent)
+    on_gpu = _device(backbone).type != "cpu"
+    job = replace(producer, backbone=None) if on_gpu else producer
+    events = isolated(job, claimed, count, limits) if count else _alone(job, claimed)
+    return encode_batches(events, backbone, producer.recipe, batch, spent) if on_gpu else events
 
 
 def _alone(producer: Producer, clips: Iterable[Clip]) -> Iterator[Event]:
@@ -287,6 +286,12 @@ def _workers(wanted: int | None, launch: Launch, clips: int) -> int:
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if launch.size > 1 else 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(cores // here, clips))
+
+
+def _push_rest(folder: Path, address: str) -> None:
+    """Copy everything that is not there yet."""
+    files = [file for index in sorted(folder.glob("*.idx")) for file in shard_files(index)]
+    push([folder / DESCRIPTION, *sorted(folder.glob("failures-*.jsonl")), *files], address)
 
 
 def _device(backbone: Backbone) -> torch.device:
