@@ -6,6 +6,7 @@ engine does, so that a bad video costs itself and no actor. Ray's usage reportin
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 from collections import defaultdict
@@ -44,11 +45,11 @@ def produce_on_ray(producer: Producer, clips: Sequence[Clip], limits: Limits | N
     assert backbone is not None
     on_gpu = next(backbone.image_tower.parameters()).device.type == "cuda"
     decoding = Producer(producer.recipe, producer.preprocess, None, producer.broken)
-    cores = max(2, int(ray.cluster_resources().get("CPU", 2)))
+    cores = int(ray.cluster_resources().get("CPU", 1))
     encoders = max(1, int(ray.cluster_resources().get("GPU", 0)) if on_gpu else cores // 2)
+    numbers = [{"number": number} for number in range(len(clips))]
     rows = (
-        ray.data.from_items([{"number": number} for number in range(len(clips))])
-        .repartition(-(-len(clips) // CLIPS_A_TASK))
+        ray.data.from_items(numbers, override_num_blocks=-(-len(clips) // CLIPS_A_TASK))
         .map_batches(
             _Decode,
             fn_constructor_args=(decoding, limits, ray.put(list(clips))),
@@ -61,7 +62,7 @@ def produce_on_ray(producer: Producer, clips: Sequence[Clip], limits: Limits | N
             fn_constructor_args=(ray.put(backbone), producer.recipe, "cuda" if on_gpu else "cpu"),
             batch_size=batch,
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=encoders),
-            num_cpus=0 if on_gpu else 1,
+            num_cpus=0 if on_gpu or cores < 2 else 1,
             num_gpus=1 if on_gpu else 0,
         )
         .iter_rows()
@@ -156,4 +157,5 @@ def _start() -> Any:
     if not ray.is_initialized():
         ray.init(log_to_driver=False, include_dashboard=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # there is one progress bar already
     return ray
