@@ -13,7 +13,7 @@ import torch
 from tests.conftest import numbered
 from videoclip.backbone.openclip import OpenClip
 from videoclip.data.manifest import Clip, read_manifest
-from videoclip.errors import StoreError
+from videoclip.errors import DataError, StoreError
 from videoclip.store import FeatureStore
 from videoclip.store.extract import Summary, cache_features, read_clips
 from videoclip.video.clip import FrameChoice
@@ -92,6 +92,12 @@ def test_another_recipe_is_refused_with_what_differs(folder: Path, tmp_path: Pat
         cache_features(clips, tmp_path / "s", tiny, FrameChoice(fps=2.0), dtype="float32", workers=0)
     with pytest.raises(StoreError, match="neither empty nor a feature store"):
         cache_features(clips, folder, tiny, FPS, workers=0)
+
+
+def test_two_clips_of_one_id_are_refused(folder: Path, tmp_path: Path, tiny: OpenClip) -> None:
+    twins = [Clip(id="a", path=folder / "a.mp4"), Clip(id="a", path=folder / "b.mkv")]
+    with pytest.raises(DataError, match="the same id"):
+        cache_features(twins, tmp_path / "s", tiny, FPS, workers=0)
 
 
 def test_stretches_of_one_file(folder: Path, tmp_path: Path, tiny: OpenClip) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor
 from videoclip.backbone import Backbone
 from videoclip.data.manifest import Clip
 from videoclip.data.remote import push
+from videoclip.errors import DataError
 from videoclip.features import VideoFeatures
 from videoclip.store import FeatureStore
 from videoclip.store.batches import Event, encode_batches
@@ -118,6 +119,7 @@ def cache_features(
 
     Raises:
         StoreError: the folder holds another recipe's store (with the fields that differ), or cannot be written.
+        DataError: two clips have one id.
     """
     began, folder, launch = time.monotonic(), Path(folder), join_launch()
     preprocess = replace(backbone.preprocess, resize=resize)
@@ -190,6 +192,8 @@ def _recipe(
 
 def _plan(clips: Sequence[Clip], folder: Path, recipe: Recipe, backbone: Backbone, retry_failed: bool | str) -> bytes:
     """Make the folder a store and tell of each clip whether it is wanted."""
+    if len({clip.id for clip in clips}) < len(clips):
+        raise DataError("two of the clips have the same id; ids must be unique within a store.")
     create_description(folder, recipe, backbone.spec)
     store = FeatureStore(folder)
     again = retry_failed if isinstance(retry_failed, str) else "" if retry_failed else None
