@@ -96,6 +96,11 @@ def test_variable_rate_is_sampled_by_time(tmp_path: Path, decoder: Decoder) -> N
     wishes = np.arange(0, 6.9, 0.5)
     gaps = np.array([np.abs(np.array(times) - wish).min() for wish in wishes])
     assert len(shown) == len(wishes) and (np.abs(shown - wishes) <= gaps + 1.5e-3).all()
+    with Video(tmp_path / "v.mp4", decoder) as video:  # more segments than frames where those are sparse
+        parts = list(chosen_frames(video, FrameChoice(frames=40)))
+        assert not video.info.by_order and {part.decoder for part in parts} == {video.info.decoder}
+    seconds = np.concatenate([part.seconds for part in parts])
+    assert 20 < len(seconds) < 40 and (np.diff(seconds) > 0).all()
 
 
 @pytest.mark.parametrize("decoder", DECODERS)

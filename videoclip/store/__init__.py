@@ -135,9 +135,10 @@ class FeatureStore:
 
         Args:
             ids: B clips.
-            frames: T; longer clips are thinned out, shorter ones padded. All stored frames without it.
+            frames: T; longer clips are thinned out, what is missing is padded. All stored frames without it.
             fps: thin clips out to a frame every 1 / ``fps`` seconds first.
-            generators: one a clip, to pick at random inside equal segments rather than their middles.
+            generators: one a clip, to pick at random inside equal segments rather than their middles; only then may a
+                frame come twice.
             view: name of a stored view to take in place of the plain frames.
 
         Raises:
@@ -271,7 +272,7 @@ class FeatureStore:
         if frames is None or len(kept) <= frames:
             return slice(None) if fps is None else kept
         if generator is None:
-            return kept[sampling.uniform(times[kept], frames).real]
+            return kept[np.unique(sampling.uniform(times[kept], frames).real)]
         return kept[sampling.random_in_segments(times[kept], frames, generator).real]
 
     def _extent(self, record: Record, tensor: str) -> Array:

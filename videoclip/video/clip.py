@@ -25,7 +25,8 @@ class FrameChoice:
     """Which frames of every clip to take: exactly one of a number of frames or a rate.
 
     Attributes:
-        frames: so many, each from the middle of an equal segment of the clip; fewer where the clip has fewer.
+        frames: so many, each from the middle of an equal segment of the clip; fewer where the clip has fewer, or where
+            two segments share the nearest frame, which a variable frame rate can bring about.
         fps: so many a second.
         sampling: ``exact`` takes the frame nearest to each moment; ``key`` the key frame nearest to it, each once:
             several times cheaper on long videos, but fewer frames, off by up to half a group of pictures.
@@ -48,7 +49,7 @@ class FrameChoice:
         inside = info.stretch(start, end)
         times = info.times[inside]
         if self.frames is not None:
-            chosen = inside[sampling.uniform(times, self.frames).real]
+            chosen = inside[np.unique(sampling.uniform(times, self.frames).real)]
         else:
             assert self.fps is not None
             chosen = inside[sampling.fixed_rate(times, self.fps).real]
