@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import random
@@ -214,13 +215,9 @@ def peak_mib(command: list[str]) -> float:
 
     def watch() -> None:
         while process.poll() is None:
-            total = 0
-            for one in [watched, *watched.children(recursive=True)]:
-                try:
-                    total += one.memory_info().rss
-                except psutil.Error:
-                    continue
-            peaks.append(total)
+            with contextlib.suppress(psutil.Error):  # one of them has just ended: the next look tells
+                family = [watched, *watched.children(recursive=True)]
+                peaks.append(sum(one.memory_info().rss for one in family))
             time.sleep(0.02)
 
     thread = threading.Thread(target=watch)

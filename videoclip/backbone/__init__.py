@@ -50,6 +50,11 @@ class Backbone(Protocol):
         """Q texts -> (Q, L) token ids; longer texts are cut."""
 
 
+def device_of(backbone: Backbone) -> torch.device:
+    """Where a backbone's image tower lies."""
+    return next(backbone.image_tower.parameters()).device
+
+
 def create_backbone(name: str = "tiny", pretrained: str | None = None, device: str = "cpu") -> Backbone:
     """Load a backbone.
 

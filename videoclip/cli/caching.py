@@ -81,11 +81,10 @@ def _store_list(args: argparse.Namespace) -> None:
     from videoclip.store import FeatureStore
 
     opened = FeatureStore(args.store)
-    for clip_id in opened.ids:
-        clip = opened[clip_id]
-        status = clip.notes.get("status", "unknown")
+    for record in opened.records("clips"):
+        status, frames = record.notes.get("status", "unknown"), record.tensors["frames"].rows
         if not args.status or args.status in status:
-            print(f"{status:14} {len(clip.frames):6} frames  {clip.notes.get('decoder', '')}  {clip_id}")
+            print(f"{status:14} {frames:6} frames  {record.notes.get('decoder', '')}  {record.key}")
     for failure in opened.failures:
         if not args.status or args.status == "failed":
             print(f"{'failed':14} {failure.stage}: {failure.reason}")

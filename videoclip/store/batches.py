@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from videoclip.backbone import Backbone
+from videoclip.backbone import Backbone, device_of
 from videoclip.data.manifest import Clip
 from videoclip.store.produce import Chunk, encode
 from videoclip.store.recipe import Recipe
@@ -31,7 +31,7 @@ def encode_batches(
         size: frames a batch.
         spent: gets the seconds of encoding.
     """
-    device = next(backbone.image_tower.parameters()).device
+    device = device_of(backbone)
     filling, running = _Batch(size, backbone, recipe, device), _Batch(size, backbone, recipe, device)
     for clip, message in events:
         if not isinstance(message, Chunk):

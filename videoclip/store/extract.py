@@ -17,7 +17,7 @@ import torch
 from rich.progress import Progress, track
 from torch import Tensor
 
-from videoclip.backbone import Backbone
+from videoclip.backbone import Backbone, device_of
 from videoclip.data.manifest import Clip
 from videoclip.data.remote import push
 from videoclip.errors import DataError
@@ -25,7 +25,7 @@ from videoclip.features import VideoFeatures
 from videoclip.store import FeatureStore
 from videoclip.store.batches import Event, encode_batches
 from videoclip.store.launch import Launch, join_launch
-from videoclip.store.produce import STAGES, Producer
+from videoclip.store.produce import ENCODE_FRAMES, STAGES, Producer
 from videoclip.store.recipe import DESCRIPTION, Recipe, create_description, read_description
 from videoclip.store.shards import ShardWriter, shard_files
 from videoclip.store.sink import Sink
@@ -148,7 +148,8 @@ def read_clips(backbone: Backbone, paths: Sequence[str | Path], frames: int) -> 
     clips = [load_clip(path, FrameChoice(frames=frames), backbone.preprocess) for path in paths]
     with torch.inference_mode():
         encoded = [
-            torch.cat([backbone.encode_image(p.to(_device(backbone))) for p in c.pixels.split(16)]) for c in clips
+            torch.cat([backbone.encode_image(p.to(device_of(backbone))) for p in c.pixels.split(ENCODE_FRAMES)])
+            for c in clips
         ]
     return VideoFeatures.pad(encoded, [clip.seconds.float() for clip in clips])
 
@@ -164,14 +165,14 @@ def _recipe(
     extras: Extras,
 ) -> Recipe:
     if precision == "auto":
-        precision = "fp16" if _device(backbone).type == "cuda" else "fp32"
+        precision = "fp16" if device_of(backbone).type == "cuda" else "fp32"
         if (folder / DESCRIPTION).is_file():
             precision = read_description(folder)[0].precision
     views = view_names(extras.crops, extras.augmentations)
     tensors = {"frames": [backbone.width]}
     if extras.patches:
         with torch.inference_mode():
-            blank = torch.zeros(1, 3, *backbone.preprocess.size, dtype=torch.uint8, device=_device(backbone))
+            blank = torch.zeros(1, 3, *backbone.preprocess.size, dtype=torch.uint8, device=device_of(backbone))
             tensors["patches"] = list(backbone.encode_patches(blank)[1].shape[1:])
     if views:
         tensors["views"] = [len(views), backbone.width]
@@ -212,7 +213,7 @@ def _cache_texts(clips: Sequence[Clip], folder: Path, recipe: Recipe, backbone: 
     with ShardWriter(folder, "texts", tensors, recipe.dtype, launch.rank) as writer, torch.inference_mode():
         for start in track(range(0, len(wanted), ENCODE_TEXTS), "captions", disable=launch.rank > 0):
             part = wanted[start : start + ENCODE_TEXTS]
-            text = backbone.encode_text(backbone.tokenize(part).to(_device(backbone)), words=recipe.words)
+            text = backbone.encode_text(backbone.tokenize(part).to(device_of(backbone)), words=recipe.words)
             for number, caption in enumerate(part):
                 rows = {"sentence": text.sentence[number : number + 1]}
                 if text.words is not None and text.mask is not None:
@@ -238,7 +239,7 @@ def _produce(
         return produce_on_ray(producer, clips, limits, batch)
     backbone, count, claimed = producer.backbone, _workers(workers, launch, len(clips)), launch.claim(clips)
     assert backbone is not None
-    on_gpu = _device(backbone).type != "cpu"
+    on_gpu = device_of(backbone).type != "cpu"
     job = replace(producer, backbone=None) if on_gpu else producer
     events = isolated(job, claimed, count, limits) if count else _alone(job, claimed)
     return encode_batches(events, backbone, producer.recipe, batch, spent) if on_gpu else events
@@ -272,7 +273,7 @@ def _show(ended: Iterable[None], total: int, launch: Launch) -> None:
 def _summary(launch: Launch, sink: Sink, plan: bytes, seconds: float, cores: int, backbone: Backbone) -> Summary:
     """What all processes did; ``cores`` are those that this one worked with, 0 where that cannot be said."""
     told = launch.gather([sink.cached, sink.failed, dict(sink.spent), cores])
-    on_gpu = _device(backbone).type != "cpu"
+    on_gpu = device_of(backbone).type != "cpu"
     spent = {name: round(sum(part[2].get(name, 0.0) for part in told), 3) for name in (*STAGES, "write")}
     limit, cores = 0.0, sum(part[3] for part in told)
     if cores:
@@ -296,10 +297,6 @@ def _push_rest(folder: Path, address: str) -> None:
     """Copy everything that is not there yet."""
     files = [file for index in sorted(folder.glob("*.idx")) for file in shard_files(index)]
     push([folder / DESCRIPTION, *sorted(folder.glob("failures-*.jsonl")), *files], address)
-
-
-def _device(backbone: Backbone) -> torch.device:
-    return next(backbone.image_tower.parameters()).device
 
 
 def _array(tensor: Tensor) -> np.ndarray:

@@ -11,12 +11,13 @@ import os
 import pickle
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from videoclip.backbone import Backbone
+from videoclip.backbone import Backbone, device_of
 from videoclip.data.manifest import Clip
 from videoclip.errors import VideoclipError
 from videoclip.store.batches import Event
@@ -43,8 +44,8 @@ def produce_on_ray(producer: Producer, clips: Sequence[Clip], limits: Limits | N
     ray = _start()
     backbone = producer.backbone
     assert backbone is not None
-    on_gpu = next(backbone.image_tower.parameters()).device.type == "cuda"
-    decoding = Producer(producer.recipe, producer.preprocess, None, producer.broken)
+    on_gpu = device_of(backbone).type == "cuda"
+    decoding = replace(producer, backbone=None)
     cores = int(ray.cluster_resources().get("CPU", 1))
     encoders = max(1, int(ray.cluster_resources().get("GPU", 0)) if on_gpu else cores // 2)
     numbers = [{"number": number} for number in range(len(clips))]

@@ -141,8 +141,7 @@ class _Child(Generic[Item]):
                 return
             if self.connection is None:
                 self._start()
-                self._began = time.monotonic()
-            elif not self.assigned:
+            if not self.assigned:
                 self._began = time.monotonic()
             self.assigned.append(following[0])
             self._fed += 1
@@ -156,7 +155,7 @@ class _Child(Generic[Item]):
         except (EOFError, OSError):
             return self._died()
         item = self.assigned[0]
-        self._at_work = message is None or not isinstance(message, Ended)
+        self._at_work = not isinstance(message, Ended)
         if isinstance(message, Ended):
             self.assigned.popleft()
             self._began = time.monotonic()

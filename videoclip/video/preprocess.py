@@ -39,10 +39,15 @@ class Preprocess:
     fill_color: int = 0
     resize: Literal["fast", "pillow"] = "fast"
 
+    @property
+    def mode(self) -> InterpolationMode:
+        """The interpolation as torchvision names it."""
+        return InterpolationMode.BILINEAR if self.interpolation == "bilinear" else InterpolationMode.BICUBIC
+
     def __call__(self, clip: np.ndarray | Tensor) -> Tensor:
         """Resize and crop a clip (T, H, W, 3) uint8 to (T, 3, height, width) uint8, T >= 1."""
         pixels = torch.as_tensor(clip).permute(0, 3, 1, 2)  # not .contiguous(): that would lose the fast kernel
-        mode = InterpolationMode.BILINEAR if self.interpolation == "bilinear" else InterpolationMode.BICUBIC
+        mode = self.mode
         target = _resized(pixels.shape[-2:], self.size, self.resize_mode)
         if self.resize == "pillow":
             pictures = [F.resize(F.to_pil_image(picture), list(target), mode) for picture in pixels]

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from videoclip.video.preprocess import Preprocess
@@ -59,5 +58,5 @@ def _augment(pixels: Tensor, preprocess: Preprocess, name: str, key: str) -> Ten
 
 
 def _square(pixels: Tensor, top: int, left: int, height: int, width: int, preprocess: Preprocess) -> Tensor:
-    mode = InterpolationMode.BILINEAR if preprocess.interpolation == "bilinear" else InterpolationMode.BICUBIC
-    return F.resized_crop(pixels, top, left, height, width, list(preprocess.size), mode, antialias=True).contiguous()
+    size = list(preprocess.size)
+    return F.resized_crop(pixels, top, left, height, width, size, preprocess.mode, antialias=True).contiguous()
