@@ -5,7 +5,7 @@ Shapes: B videos, Q texts, T frames, L words, D joint width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -22,12 +22,15 @@ class VideoFeatures:
         mask: (B, T) bool, True where a frame is real.
         seconds: (B, T) presentation time of each frame within its file.
         source: (B, T, D) the frames before any temporal encoder; the same tensor until one ran.
+        coarse: (B, T', D) every second frame, ``source[:, ::2]``, through a branch of its own that some temporal
+            encoders have; real where ``mask[:, ::2]`` is True.
     """
 
     frames: Tensor
     mask: Tensor
     seconds: Tensor
     source: Tensor
+    coarse: Tensor | None = None
 
     @classmethod
     def from_frames(cls, frames: Tensor, mask: Tensor | None = None, seconds: Tensor | None = None) -> VideoFeatures:
@@ -54,20 +57,34 @@ class VideoFeatures:
     @classmethod
     def cat(cls, parts: Sequence[VideoFeatures]) -> VideoFeatures:
         """Join batches of the same T along B."""
-        return cls(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(cls)))
+        names = [f.name for f in fields(cls) if getattr(parts[0], f.name) is not None]
+        return cls(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
 
     def __len__(self) -> int:
         return len(self.frames)
 
     def __getitem__(self, index: slice | Tensor) -> VideoFeatures:
         """The videos that ``index`` names along B."""
-        return VideoFeatures(*(getattr(self, f.name)[index] for f in fields(self)))
+        return self.map(lambda part: part[index])
+
+    def cleaned(self) -> VideoFeatures:
+        """The same with zeros in padded slots, whatever lay there."""
+        padded = ~self.mask[..., None]
+        coarse = None if self.coarse is None else self.coarse.masked_fill(padded[:, ::2], 0)
+        frames, source = self.frames.masked_fill(padded, 0), self.source.masked_fill(padded, 0)
+        return replace(self, frames=frames, source=source, coarse=coarse)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> VideoFeatures:
+        """The same with every tensor changed."""
+        parts = (getattr(self, f.name) for f in fields(self))
+        return VideoFeatures(*(None if part is None else change(part) for part in parts))  # type: ignore[arg-type]
 
     def to(self, target: torch.device | str | torch.dtype) -> VideoFeatures:
         """Move to a device, or cast frames and source to a dtype; the mask stays bool, seconds keep theirs."""
         if isinstance(target, torch.dtype):
-            return replace(self, frames=self.frames.to(target), source=self.source.to(target))
-        return VideoFeatures(*(getattr(self, f.name).to(target) for f in fields(self)))
+            coarse = None if self.coarse is None else self.coarse.to(target)
+            return replace(self, frames=self.frames.to(target), source=self.source.to(target), coarse=coarse)
+        return self.map(lambda part: part.to(target))
 
 
 @dataclass(frozen=True)

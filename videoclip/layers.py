@@ -5,6 +5,9 @@ Shapes: B videos, Q texts, T frames, D joint width.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -51,15 +54,15 @@ class TemporalBlock(nn.Module):
     1e-12 there, against CLIP's 1e-5.
     """
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, eps: float = 1e-12) -> None:
         super().__init__()
         self.attn = SelfAttention(width, heads)
-        self.ln_1 = nn.LayerNorm(width, eps=1e-12)
+        self.ln_1 = nn.LayerNorm(width, eps=eps)
         self.mlp = nn.Sequential()
         self.mlp.add_module("c_fc", nn.Linear(width, 4 * width))
         self.mlp.add_module("gelu", QuickGELU())
         self.mlp.add_module("c_proj", nn.Linear(4 * width, width))
-        self.ln_2 = nn.LayerNorm(width, eps=1e-12)
+        self.ln_2 = nn.LayerNorm(width, eps=eps)
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         """x (B, T, D), bias (B, 1, 1, T) -> (B, T, D)."""
@@ -75,11 +78,12 @@ class TemporalTransformer(nn.Module):
         width: D.
         layers: number of blocks.
         heads: attention heads; CLIP's rule, width / 64 and at least 1, when not given.
+        eps: of the LayerNorms.
     """
 
-    def __init__(self, width: int, layers: int, heads: int | None = None) -> None:
+    def __init__(self, width: int, layers: int, heads: int | None = None, eps: float = 1e-12) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(TemporalBlock(width, heads or max(1, width // 64)) for _ in range(layers))
+        self.blocks = nn.ModuleList(TemporalBlock(width, heads or max(1, width // 64), eps) for _ in range(layers))
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """x (B, T, D), mask (B, T) bool -> (B, T, D); values at masked places are unused and undefined."""
@@ -87,6 +91,57 @@ class TemporalTransformer(nn.Module):
         for block in self.blocks:
             x = block(x, bias)
         return x
+
+
+class Positions(nn.Embedding):
+    """A learned vector for each place in a sequence, stretched over clips that are longer than the table.
+
+    A clip whose last real frame lies beyond the table reads it at evenly spaced places between its first and its last
+    row, by linear interpolation; how, depends on that clip alone, whatever padding follows.
+    """
+
+    def forward(self, mask: Tensor) -> Tensor:
+        """mask (B, T) bool -> (B, T, D), or (1, T, D) where no clip of the batch is too long."""
+        places = torch.arange(mask.shape[1], device=mask.device)
+        if len(places) <= self.num_embeddings:
+            return super().forward(places)[None]
+        last = self.num_embeddings - 1
+        stretch = (last / (mask * places).amax(1).clamp(min=1)).clamp(max=1)
+        place = (places * stretch[:, None]).clamp(max=last)
+        share = (place - place.floor())[..., None].to(self.weight.dtype)
+        below, above = super().forward(place.floor().long()), super().forward(place.ceil().long())
+        return below * (1 - share) + above * share
+
+
+def start_from_text_tower(clip: Mapping[str, Tensor], table: nn.Embedding, *transformers: TemporalTransformer) -> None:
+    """Copy CLIP's text positions and the first text blocks over a module's, as the CLIP4Clip family starts.
+
+    Where the tower is of another width nothing is copied; blocks and rows that it lacks keep their values.
+
+    Args:
+        clip: parameters under OpenAI's names: ``positional_embedding``, ``transformer.resblocks.0.ln_1.weight``, ...
+        table: gets the first rows of the text positions.
+        transformers: each one's block i gets text block i.
+    """
+    rows = clip.get("positional_embedding")
+    if rows is None or rows.shape[-1] != table.embedding_dim:
+        return
+    count = min(len(rows), len(table.weight))
+    table.weight.data[:count] = rows[:count]
+    blocks: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in clip.items():
+        if found := re.fullmatch(r"transformer\.resblocks\.(\d+)\.(.+)", name):
+            blocks.setdefault(int(found[1]), {})[found[2]] = tensor
+    for transformer in transformers:
+        for index, block in enumerate(transformer.blocks):
+            if blocks.get(index, {}).keys() == block.state_dict().keys():
+                block.load_state_dict(blocks[index])
+
+
+def encoder_stack(width: int, layers: int, heads: int, feedforward: int, dropout: float) -> nn.TransformerEncoder:
+    """torch's standard encoder (LayerNorm after each residual, ReLU), batch first, with a final LayerNorm."""
+    layer = nn.TransformerEncoderLayer(width, heads, feedforward, dropout, batch_first=True)
+    return nn.TransformerEncoder(layer, layers, nn.LayerNorm(width), enable_nested_tensor=False)
 
 
 def initialise(module: nn.Module) -> None:
@@ -104,6 +159,11 @@ def key_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, floor)[:, None, None]
 
 
+def hidden_keys(mask: Tensor) -> Tensor:
+    """mask (B, T) -> (B, T), True for the keys that torch's attention leaves out; where none is real it keeps all."""
+    return ~mask & mask.any(1, keepdim=True)
+
+
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     """Mean over T of x (B, T, D) where mask (B, T) is True -> (B, D); zeros where no frame is real."""
     total = torch.where(mask[..., None], x, x.new_zeros(())).sum(1)
@@ -119,16 +179,39 @@ def masked_softmax(x: Tensor, mask: Tensor) -> Tensor:
     return weights.masked_fill(~mask, 0)
 
 
+def cosine_of_sum(weights: Tensor, products: Tensor, gram: Tensor) -> Tensor:
+    """Cosine of each text with a weighted sum of frames, without building the sums (Q, B, D).
+
+    With weights w, the sum z = sum w_t v_t has z.t = sum w_t (v_t.t) and |z|^2 = w G w.
+
+    Args:
+        weights: (Q, B, T).
+        products: (Q, B, T) of the texts, of unit length, with the frames.
+        gram: (B, T, T) products of the frames of each video.
+
+    Returns:
+        (Q, B).
+    """
+    squared = (torch.einsum("qbt,btu->qbu", weights, gram) * weights).sum(-1)
+    return (weights * products).sum(-1) * squared.clamp(min=1e-12).rsqrt()
+
+
+def unit(x: Tensor) -> Tensor:
+    """x (..., D) scaled to unit length; zeros stay zeros, in half precision too."""
+    return F.normalize(x, dim=-1, eps=max(1e-12, torch.finfo(x.dtype).tiny))
+
+
 def cosines(sentence: Tensor, frames: Tensor) -> Tensor:
     """Cosine of every sentence (Q, D) with every frame (B, T, D) -> (Q, B, T)."""
-    joint = F.normalize(sentence, dim=-1) @ F.normalize(frames, dim=-1).flatten(0, 1).T
+    joint = unit(sentence) @ unit(frames).flatten(0, 1).T
     return joint.unflatten(1, frames.shape[:2])
 
 
-def check_positions(frames: Tensor, table: nn.Embedding) -> None:
-    """Refuse clips (B, T, D) that are longer than a table of positions."""
-    if frames.shape[1] > table.num_embeddings:
-        raise ValueError(
-            f"The clip has {frames.shape[1]} frames but max_positions is {table.num_embeddings}; "
-            "use fewer frames or build the module with a larger max_positions."
-        )
+def gathered(frames: Tensor, order: Tensor) -> Tensor:
+    """frames (B, T, D) in another order (B, T)."""
+    return frames.gather(1, order[..., None].expand_as(frames))
+
+
+def scattered(frames: Tensor, order: Tensor) -> Tensor:
+    """The inverse of ``gathered``: frames (B, T, D) back to where they came from."""
+    return torch.zeros_like(frames).scatter(1, order[..., None].expand_as(frames), frames)

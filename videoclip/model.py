@@ -21,7 +21,7 @@ from videoclip.backbone import Backbone, create_backbone
 from videoclip.config import Component, ModelConfig
 from videoclip.errors import CheckpointError
 from videoclip.features import TextFeatures, VideoFeatures
-from videoclip.similarity import Similarity, score_in_chunks
+from videoclip.similarity import Similarity
 from videoclip.store.extract import read_clips
 from videoclip.temporal import TemporalEncoder
 
@@ -95,7 +95,7 @@ class VideoTextModel(nn.Module):
     ) -> Tensor:
         """Scores (Q, B) in cosine units, without gradients, of any memory size; see ``encode_video`` for videos."""
         features = text if isinstance(text, TextFeatures) else self.encode_text(text)
-        return score_in_chunks(self.similarity, features, self.encode_video(video))
+        return self.similarity(features, self.encode_video(video))
 
     def forward(self, text: TextFeatures | Tensor, video: VideoFeatures) -> Tensor:
         """Logits (Q, B) of text features or tokens (Q, L) against plain frames."""

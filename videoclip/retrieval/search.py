@@ -9,7 +9,6 @@ import torch
 
 from videoclip.features import VideoFeatures
 from videoclip.model import VideoTextModel, create_model
-from videoclip.similarity import score_in_chunks
 from videoclip.store import FeatureStore
 
 
@@ -49,7 +48,7 @@ def search(store: FeatureStore | str | Path, text: str, k: int = 5, model: Video
     query = model.encode_text([text])
     ids = store.ids
     gallery = model.encode_store(store, ids)
-    scores = score_in_chunks(model.similarity, query, gallery)[0]
+    scores = model.similarity(query, gallery)[0]
     best = scores.topk(min(k, len(scores))).indices
     found = gallery[best]
     cosines = torch.nn.functional.cosine_similarity(query.sentence[:, None], found.source, dim=-1)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from videoclip.features import TextFeatures, VideoFeatures
-from videoclip.layers import cosines
+from videoclip.layers import unit
 from videoclip.similarity import Similarity
 
 
@@ -16,14 +16,22 @@ class MaxFrame(Similarity):
 
     def score(self, text: TextFeatures, video: VideoFeatures) -> Tensor:
         """(Q, B)."""
-        return _real_cosines(text, video).amax(-1)
+        parts = (unit(video.frames), video.mask)
+        sentence = unit(text.sentence)
+        return self.in_blocks(_best, (sentence,), parts, 2 * video.mask.shape[1])
 
     def weigh(self, text: TextFeatures, video: VideoFeatures) -> Tensor:
         """(Q, B, T), 1 at the best frame."""
-        best = _real_cosines(text, video).argmax(-1, keepdim=True)
+        frames, sentence = unit(video.frames), unit(text.sentence)
+        best = _cosines(sentence, frames, video.mask).argmax(-1, keepdim=True)
         weights = torch.zeros(len(text), *video.mask.shape, device=best.device).scatter(-1, best, 1)
         return weights.masked_fill(~video.mask, 0)
 
 
-def _real_cosines(text: TextFeatures, video: VideoFeatures) -> Tensor:
-    return cosines(text.sentence, video.frames).masked_fill(~video.mask, -1)  # -1: the lowest cosine there is
+def _best(sentence: Tensor, frames: Tensor, mask: Tensor) -> Tensor:
+    return _cosines(sentence, frames, mask).amax(-1)
+
+
+def _cosines(sentence: Tensor, frames: Tensor, mask: Tensor) -> Tensor:
+    """(Q, B, T), -1 in padded slots: the lowest cosine there is."""
+    return torch.einsum("qd,btd->qbt", sentence, frames).masked_fill(~mask, -1)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from videoclip.features import VideoFeatures
+from videoclip.features import TextFeatures, VideoFeatures
 
 
 class TemporalEncoder(nn.Module):
@@ -25,6 +26,16 @@ class TemporalEncoder(nn.Module):
     def encode(self, frames: Tensor, mask: Tensor) -> Tensor:
         """frames (B, T, D), mask (B, T) bool -> frames (B, T, D); padded places may hold anything finite."""
         raise NotImplementedError
+
+    def start_from(self, clip: Mapping[str, Tensor]) -> None:
+        """Take initial values from CLIP, given its parameters under OpenAI's names; most encoders take none."""
+
+    def auxiliary_loss(self, text: TextFeatures, video: VideoFeatures) -> Tensor | None:
+        """A loss of the encoder's own, a scalar, that training adds to the contrastive one; most have none.
+
+        ``video`` (B) is what the encoder returned, text i (B) belongs to video i.
+        """
+        return None
 
     def forward(self, video: VideoFeatures) -> VideoFeatures:
         """Encode; the result keeps mask, seconds, dtype and ``source``, and has zeros in padded slots."""

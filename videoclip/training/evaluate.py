@@ -12,7 +12,6 @@ from videoclip.data.manifest import Clip
 from videoclip.features import TextFeatures
 from videoclip.metrics import bootstrap_interval, retrieval_metrics, text_to_video_ranks
 from videoclip.model import VideoTextModel
-from videoclip.similarity import score_in_chunks
 from videoclip.store import FeatureStore
 from videoclip.store.dataset import captions, in_store
 
@@ -63,7 +62,7 @@ def evaluate(
     model.eval()
     texts = captions(found)
     gallery = model.encode_store(store, [clip.id for clip in found])
-    scores = score_in_chunks(model.similarity, encode_texts(model, store, texts), gallery).cpu()
+    scores = model.similarity(encode_texts(model, store, texts), gallery).cpu()
     model.train(training)
     owner = torch.tensor([number for number, clip in enumerate(found) for _ in clip.captions])
     ranks, _ = text_to_video_ranks(scores, owner)
