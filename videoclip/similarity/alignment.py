@@ -55,4 +55,4 @@ class Alignment(Similarity):
         """Differences of tokens (N, L, D) from the centres, summed by soft assignment, each sum of unit length."""
         shares = F.linear(tokens, self.assignment).softmax(-1) * mask[..., None]
         sums = shares.transpose(1, 2) @ tokens - shares.sum(1)[..., None] * self.centres
-        return unit(F.normalize(sums).mean(1), dim=-1)
+        return unit(unit(sums).mean(1))

@@ -3,7 +3,6 @@
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from videoclip.features import TextFeatures, VideoFeatures
@@ -46,7 +45,7 @@ class Multigrained(Similarity):
 
     def score(self, text: TextFeatures, video: VideoFeatures) -> Tensor:
         """(Q, B); intermediates are (q, L, T, b)."""
-        video_vector = unit(masked_mean(F.normalize(video.frames), video.mask), dim=-1)
+        video_vector = unit(masked_mean(unit(video.frames), video.mask))
         sentence = unit(text.sentence)
         words, word_mask, frames, frame_mask = self._parts(text, video)
         texts, videos = (sentence, words, word_mask), (video_vector, frames, frame_mask)

@@ -40,7 +40,7 @@ class Semantic(Similarity):
         self.mlp = nn.Sequential(
             nn.Linear(hidden, 4 * hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(4 * hidden, hidden)
         )
-        self.leave = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, width))
+        self.norm_leave, self.leave = nn.LayerNorm(hidden), nn.Linear(hidden, width)
         self.dropout = nn.Dropout(dropout)
         self.gamma = nn.Parameter(torch.full((width,), 1e-4))
         for module in self.modules():
@@ -69,7 +69,7 @@ class Semantic(Similarity):
         logits = torch.einsum("bchd,bthd->bcht", query, keys) / query.shape[-1] ** 0.5
         weights = masked_softmax(logits, video.mask[:, None, None])
         read = torch.einsum("bcht,bthd->bchd", weights, values).flatten(2)
-        refined: Tensor = candidates + self.gamma * self.leave[1](self._finish(entered, read))
+        refined: Tensor = candidates + self.gamma * self.leave(self._finish(entered, read))
         return refined
 
     def _ask(self, sentence: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,7 +87,7 @@ class Semantic(Similarity):
         """From what was read, (..., hidden), to what the last linear layer gets."""
         x = entered + self.dropout(self.out(read))
         x = x + self.dropout(self.mlp(self.norm_mlp(x)))
-        normed: Tensor = self.leave[0](x)
+        normed: Tensor = self.norm_leave(x)
         return normed
 
     def _split(self, x: Tensor) -> Tensor:
@@ -102,7 +102,7 @@ class Semantic(Similarity):
         read = torch.einsum("qbht,bthd->qbhd", weights, values).flatten(2)
         finished = self._finish(entered[:, None], read)
         scaled = mean * self.gamma
-        refined = torch.einsum("qbd,bd->qb", finished, scaled @ self.leave[1].weight) + scaled @ self.leave[1].bias
+        refined = torch.einsum("qbd,bd->qb", finished, scaled @ self.leave.weight) + scaled @ self.leave.bias
         return sentence @ mean.T + refined
 
 

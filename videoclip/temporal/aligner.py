@@ -39,8 +39,8 @@ class Aligner(TemporalEncoder):
         super().__init__()
         self.reconstruction = reconstruction
         self.dropout = nn.Dropout(dropout)
-        options = {"nhead": heads, "dim_feedforward": feedforward, "dropout": dropout, "batch_first": True}
-        encoder, decoder = nn.TransformerEncoderLayer(width, **options), nn.TransformerDecoderLayer(width, **options)
+        encoder = nn.TransformerEncoderLayer(width, heads, feedforward, dropout, batch_first=True)
+        decoder = nn.TransformerDecoderLayer(width, heads, feedforward, dropout, batch_first=True)
         self.encoder = nn.TransformerEncoder(encoder, layers, enable_nested_tensor=False)
         self.decoder = nn.TransformerDecoder(decoder, layers)
         for parameter in self.parameters():

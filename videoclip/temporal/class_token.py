@@ -35,7 +35,8 @@ class ClassToken(TemporalEncoder):
         self.token = nn.Parameter(torch.zeros(width))
         self.positions = Positions(max_positions + 1, width)
         self.encoder = encoder_stack(width, layers, heads, feedforward, dropout)
-        for weight in (self.token, self.positions.weight, *(m.weight for m in self.encoder.modules() if _is_linear(m))):
+        linear = [module.weight for module in self.encoder.modules() if isinstance(module, nn.Linear)]
+        for weight in (self.token, self.positions.weight, *linear):
             nn.init.trunc_normal_(weight, std=0.02, a=-0.04, b=0.04)
 
     def encode(self, frames: Tensor, mask: Tensor) -> Tensor:
@@ -44,7 +45,3 @@ class ClassToken(TemporalEncoder):
         tokens = torch.cat([self.token.expand(len(frames), 1, -1), frames], 1) + self.positions(mask)
         read: Tensor = self.encoder(tokens, src_key_padding_mask=~mask)
         return read[:, :1].expand_as(frames)
-
-
-def _is_linear(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear)
