@@ -72,6 +72,8 @@ class ModelConfig(Strict):
 
     Attributes:
         frames: how many frames a clip is reduced to.
+        context: read this many neighbours on each side of a clip in its file, each by its mean frame, in place of the
+            clip's own frames; for the temporal encoder ``context``.
         text_tuning: what is trained inside the text tower. The image tower stays frozen: frames come from a store.
     """
 
@@ -80,6 +82,7 @@ class ModelConfig(Strict):
     temporal: Component = Component(name="none")
     similarity: Component = Component(name="mean")
     frames: Positive = 12
+    context: Annotated[int, Field(ge=0)] = 0
 
 
 class DataConfig(Strict):

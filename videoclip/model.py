@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ from videoclip.config import Component, ModelConfig
 from videoclip.errors import CheckpointError
 from videoclip.features import TextFeatures, VideoFeatures
 from videoclip.similarity import Similarity
+from videoclip.store.dataset import ClipsInContext, StoredClips
 from videoclip.store.extract import read_clips
 from videoclip.temporal import TemporalEncoder
 
@@ -58,7 +60,7 @@ class VideoTextModel(nn.Module):
         self.config = config or ModelConfig()
         if logit_scale is None:
             logit_scale = backbone.initial_logit_scale if backbone else MAX_LOGIT_SCALE
-        self.logit_scale = nn.Parameter(torch.tensor(logit_scale))
+        self.logit_scale = nn.Parameter(torch.tensor(logit_scale), requires_grad=similarity.scale_logits)
 
     def encode_video(self, video: VideoFeatures | FeatureStore | Sequence[str | Path]) -> VideoFeatures:
         """Frames after the temporal encoder: of plain frames, of a whole store, or of files that are decoded now.
@@ -77,8 +79,17 @@ class VideoTextModel(nn.Module):
 
     def encode_store(self, store: FeatureStore, ids: Sequence[str]) -> VideoFeatures:
         """Clips of a store after the temporal encoder, a few hundred at a time: (B, ``config.frames``, D)."""
-        starts = range(0, max(1, len(ids)), VIDEOS_AT_ONCE)
-        parts = [store.features(ids[i : i + VIDEOS_AT_ONCE], self.config.frames) for i in starts]
+        if self.config.context:
+            raise CheckpointError(
+                "This model reads a clip among its neighbours in the long video: evaluate it with a manifest, whose "
+                "clips share files and have start times."
+            )
+        return self.encode_clips(StoredClips(store, ids, self.config.frames))
+
+    def encode_clips(self, clips: StoredClips | ClipsInContext) -> VideoFeatures:
+        """As ``encode_store``, of clips that are read in one way or the other."""
+        starts = range(0, max(1, len(clips)), VIDEOS_AT_ONCE)
+        parts = (clips.__getitems__(range(i, min(i + VIDEOS_AT_ONCE, len(clips)))) for i in starts)
         return VideoFeatures.cat([self.encode_video(part.to(self.logit_scale.device)) for part in parts])
 
     def encode_text(self, texts: Sequence[str] | Tensor) -> TextFeatures:
@@ -100,8 +111,20 @@ class VideoTextModel(nn.Module):
     def forward(self, text: TextFeatures | Tensor, video: VideoFeatures) -> Tensor:
         """Logits (Q, B) of text features or tokens (Q, L) against plain frames."""
         features = text if isinstance(text, TextFeatures) else self.encode_text(text)
-        logits: Tensor = self.logit_scale.exp() * self.similarity(features, self.temporal(video))
-        return logits
+        return self.logits(self.similarity(features, self.temporal(video)))
+
+    def logits(self, scores: Tensor) -> Tensor:
+        """Scores times the learned temperature's inverse, where the similarity wants that."""
+        return self.logit_scale.exp() * scores if self.similarity.scale_logits else scores
+
+    def auxiliary_losses(self, text: TextFeatures, video: VideoFeatures) -> list[Tensor]:
+        """What temporal encoder and similarity declare beside the contrastive loss: scalars, of encoded videos (B) and
+        the texts (B) that belong to them.
+        """
+        text, video = self.similarity.prepared(text, video)
+        guided = replace(text, sentence=self.similarity.guided(text, video))
+        found = [self.temporal.auxiliary_loss(guided, video), self.similarity.auxiliary_loss(text, video)]
+        return [loss for loss in found if loss is not None]
 
     def trained(self) -> dict[str, Tensor]:
         """What a checkpoint holds: the parts outside the backbone, and what is trained inside it."""
@@ -159,12 +182,19 @@ def build_model(config: ModelConfig, backbone: Backbone | None = None) -> VideoT
     towers = backbone or create_backbone(config.backbone.name, config.backbone.pretrained)
     registry.create("tuning", "none").apply(towers.image_tower)
     registry.create("tuning", config.text_tuning.name, config.text_tuning.options).apply(towers.text_tower)
-    return VideoTextModel(
-        towers,
-        registry.create("temporal", config.temporal.name, config.temporal.options, width=towers.width),
-        registry.create("similarity", config.similarity.name, config.similarity.options, width=towers.width),
-        config,
-    )
+    temporal, similarity = build_head(config, towers.width)
+    clip = {name: tensor.detach() for name, tensor in towers.text_tower.state_dict().items()}
+    projection = getattr(towers.image_tower, "proj", None)
+    for part in (temporal, similarity):
+        part.start_from(clip if projection is None else {**clip, "visual.proj": projection.detach()})
+    return VideoTextModel(towers, temporal, similarity, config)
+
+
+def build_head(config: ModelConfig, width: int) -> tuple[TemporalEncoder, Similarity]:
+    """A config's temporal encoder and similarity for features of a width."""
+    temporal = registry.create("temporal", config.temporal.name, config.temporal.options, width=width)
+    similarity = registry.create("similarity", config.similarity.name, config.similarity.options, width=width)
+    return temporal, similarity
 
 
 def load_model(folder: str | Path, backbone: Backbone | None = None) -> VideoTextModel:
@@ -181,6 +211,9 @@ def load_model(folder: str | Path, backbone: Backbone | None = None) -> VideoTex
     values = yaml.safe_load((folder / "config.yaml").read_text())
     expected = values.pop("fingerprint")
     config = configs.parse(values, ModelConfig, str(folder / "config.yaml"))
+    if (folder / config.backbone.name).is_dir():  # a converted checkpoint brings its towers along
+        inside = config.backbone.model_copy(update={"name": str(folder / config.backbone.name)})
+        config = config.model_copy(update={"backbone": inside})
     model = build_model(config, backbone)
     found = model._towers().fingerprint
     if found != expected:

@@ -48,7 +48,8 @@ class Tokens(Similarity):
         off_diagonal: float = 0.06,
     ) -> None:
         super().__init__()
-        self.excluded = EXCLUDED if padding == "ignored" else 0.0
+        self.zero_padding = padding == "ignored"
+        self.excluded = EXCLUDED if self.zero_padding else 0.0
         self.decorrelation, self.diagonal, self.off_diagonal = decorrelation, diagonal, off_diagonal
         self.weigh_channels = decorrelation_weights == "learned"
         self.text_weights = _network(width, layers) if weights == "learned" else None
@@ -57,7 +58,7 @@ class Tokens(Similarity):
 
     def score(self, text: TextFeatures, video: VideoFeatures) -> Tensor:
         """(Q, B); intermediates are (q, L, T, b)."""
-        words, word_mask = words_of(text, cut=bool(self.excluded))
+        words, word_mask = words_of(text, cut=self.zero_padding)
         word_share, frame_share = self._shares(words, word_mask, video)
         with_masks = (
             _with_mask(words, word_mask, self.excluded, 0),
@@ -74,16 +75,16 @@ class Tokens(Similarity):
         """Distance of the mean of two cross-correlations (D, D) from the identity: of words with their best frames,
         and of frames with their best words; text i belongs to video i.
         """
-        words, mask = words_of(text, cut=bool(self.excluded))
+        words, mask = words_of(text, cut=self.zero_padding)
         shares = self._shares(words, mask, video)
         words, frames = unit(words), unit(video.frames)
         cosine = torch.einsum("bld,btd->blt", words, frames)
         both = mask[:, :, None] & video.mask[:, None]
-        cosine = cosine.masked_fill(~both, self.excluded) if self.excluded else cosine * both
+        cosine = cosine.masked_fill(~both, self.excluded)
         rows = torch.arange(len(words), device=words.device)[:, None]
         pairs = (
             (words, frames[rows, cosine.argmax(2)], mask, shares[0]),
-            (words[rows, cosine.argmax(1)], frames, video.mask, shares[1]),
+            (frames, words[rows, cosine.argmax(1)], video.mask, shares[1]),
         )
         correlations = [self._correlation(a[real], b[real], share[real], len(words)) for a, b, real, share in pairs]
         return distance_from_identity(torch.stack(correlations).mean(0), self.diagonal, self.off_diagonal)
@@ -120,7 +121,7 @@ def _with_mask(features: Tensor, mask: Tensor, excluded: float, column: int) -> 
     ``excluded`` for each padded side: this side's number meets a one of the other side.
     """
     channels = [torch.ones_like(features[..., :1]), (~mask).to(features.dtype)[..., None] * excluded]
-    return torch.cat([unit(features), channels[column], channels[1 - column]], -1)
+    return torch.cat([unit(features) * mask[..., None], channels[column], channels[1 - column]], -1)
 
 
 def _uniform(mask: Tensor, like: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from videoclip.data.manifest import Clip
 from videoclip.errors import DataError
 from videoclip.features import TextFeatures, VideoFeatures
+from videoclip.layers import masked_mean
 from videoclip.store import FeatureStore
 
 
@@ -79,14 +80,48 @@ class StoredClips(Dataset[VideoFeatures]):
         return batch
 
 
-class TrainingPairs:
-    """Every (clip, caption) pair of some clips.
+class ClipsInContext:
+    """Clips as what ConTra's context transformer reads: each among its neighbours in the long video, by mean frames.
+
+    Neighbours are the other given clips of the same file in order of their start; before the first and after the last
+    the border clip is repeated.
 
     Args:
         store: has the frames.
         clips: all of them in the store.
+        radius: neighbours on each side.
+        frames: of each clip that its mean is taken over.
+    """
+
+    def __init__(self, store: FeatureStore, clips: Sequence[Clip], radius: int, frames: int | None = None) -> None:
+        self._store, self._frames = store, frames
+        self._clips, self._around = list(clips), neighbours(clips, radius)
+
+    def __len__(self) -> int:
+        return len(self._clips)
+
+    def __getitems__(self, numbers: Sequence[int]) -> VideoFeatures:
+        """Clips by number: B clips with T = 2 radius + 1 neighbours, themselves in the middle."""
+        wanted = [around for number in numbers for around in self._around[number]]
+        read = sorted(set(wanted))
+        features = self._store.features([self._clips[n].id for n in read], self._frames)
+        place = {number: row for row, number in enumerate(read)}
+        rows = torch.tensor([place[number] for number in wanted]).view(len(numbers), -1)
+        starts = torch.tensor([float(clip.start or 0) for clip in self._clips])
+        means = masked_mean(features.frames, features.mask)[rows]
+        return VideoFeatures.from_frames(means, seconds=starts[torch.tensor(wanted)].view(rows.shape))
+
+
+class TrainingPairs:
+    """Every (clip, caption) pair of some clips.
+
+    Args:
+        store: has the frames, and the texts unless ``tokens`` are given.
+        clips: all of them in the store.
         frames: T; clips with fewer cached frames are padded.
         tokens: of every caption in the order of ``captions``, for a live text tower; None reads cached texts.
+        words: read cached words too.
+        context: see ``ModelConfig.context``.
         random_frames: a training step sees random frames of equal segments rather than their middles.
         seed: of the order and of the frames.
     """
@@ -97,14 +132,18 @@ class TrainingPairs:
         clips: Sequence[Clip],
         frames: int,
         tokens: Tensor | None = None,
+        words: bool = False,
+        context: int = 0,
         random_frames: bool = False,
         seed: int = 0,
     ) -> None:
-        self._store, self._frames, self._tokens = store, frames, tokens
+        self._store, self._frames, self._tokens, self._words = store, frames, tokens, words
         self._random, self._seed = random_frames, seed
         self._ids = [clip.id for clip in clips]
         self._owner = [number for number, clip in enumerate(clips) for _ in clip.captions]
-        self._text = store.text(captions(clips)) if tokens is None else None
+        self._context = ClipsInContext(store, clips, context, frames) if context else None
+        self._captions = captions(clips)
+        self._text = store.text(self._captions) if tokens is None and not words else None
 
     def __len__(self) -> int:
         return len(self._owner)
@@ -116,11 +155,34 @@ class TrainingPairs:
     def batch(self, pairs: np.ndarray, epoch: int) -> Batch:
         """The pairs with these numbers as they look in an epoch, frames (B, T, D)."""
         owners = [self._owner[pair] for pair in pairs]
+        return Batch(self._video(owners, pairs, epoch), self._texts(pairs), torch.tensor(owners))
+
+    def _video(self, owners: Sequence[int], pairs: np.ndarray, epoch: int) -> VideoFeatures:
+        if self._context is not None:
+            return self._context.__getitems__(owners)
         generators = [np.random.default_rng([self._seed, epoch, int(p)]) for p in pairs] if self._random else None
-        video = self._store.features([self._ids[owner] for owner in owners], self._frames, generators=generators)
-        index = torch.from_numpy(pairs)
-        text = self._text[index] if self._text is not None else self._tokens[index]  # type: ignore[index]
-        return Batch(video, text, torch.tensor(owners))
+        return self._store.features([self._ids[owner] for owner in owners], self._frames, generators=generators)
+
+    def _texts(self, pairs: np.ndarray) -> TextFeatures | Tensor:
+        """Tokens; or cached sentences, held in memory; or cached words, read as needed, since they are many."""
+        if self._tokens is not None:
+            return self._tokens[torch.from_numpy(pairs)]
+        if self._text is not None:
+            return self._text[torch.from_numpy(pairs)]
+        return self._store.text([self._captions[pair] for pair in pairs], words=True)
+
+
+def neighbours(clips: Sequence[Clip], radius: int) -> list[list[int]]:
+    """For each clip the numbers of the 2 radius + 1 clips around it in its file, by start; borders are repeated."""
+    files: dict[str, list[int]] = {}
+    for number in sorted(range(len(clips)), key=lambda n: clips[n].start or 0):
+        files.setdefault(str(clips[number].path), []).append(number)
+    found: dict[int, list[int]] = {}
+    for order in files.values():
+        for place, number in enumerate(order):
+            around = range(place - radius, place + radius + 1)
+            found[number] = [order[min(max(i, 0), len(order) - 1)] for i in around]
+    return [found[number] for number in range(len(clips))]
 
 
 def captions(clips: Sequence[Clip]) -> list[str]:

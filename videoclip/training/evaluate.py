@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from videoclip.data.manifest import Clip
-from videoclip.features import TextFeatures
+from videoclip.features import TextFeatures, VideoFeatures
 from videoclip.metrics import bootstrap_interval, retrieval_metrics, text_to_video_ranks
 from videoclip.model import VideoTextModel
 from videoclip.store import FeatureStore
-from videoclip.store.dataset import captions, in_store
+from videoclip.store.dataset import ClipsInContext, captions, in_store
 
 TEXTS_AT_ONCE = 256
 
@@ -61,7 +61,7 @@ def evaluate(
     training = model.training
     model.eval()
     texts = captions(found)
-    gallery = model.encode_store(store, [clip.id for clip in found])
+    gallery = encode_gallery(model, store, found)
     scores = model.similarity(encode_texts(model, store, texts), gallery).cpu()
     model.train(training)
     owner = torch.tensor([number for number, clip in enumerate(found) for _ in clip.captions])
@@ -79,11 +79,20 @@ def evaluate(
 
 
 @torch.no_grad()
+def encode_gallery(model: VideoTextModel, store: FeatureStore, clips: Sequence[Clip]) -> VideoFeatures:
+    """Clips through the model's temporal encoder, from their own frames or from their neighbours'."""
+    if not model.config.context:
+        return model.encode_store(store, [clip.id for clip in clips])
+    return model.encode_clips(ClipsInContext(store, clips, model.config.context, model.config.frames))
+
+
+@torch.no_grad()
 def encode_texts(model: VideoTextModel, store: FeatureStore, texts: Sequence[str]) -> TextFeatures:
-    """Texts through the model's text tower, or from the store where that tower is frozen and words are not needed."""
+    """Texts from the store, or through the model's text tower; see ``runs_live``."""
     device = model.logit_scale.device
-    if model.config.text_tuning.name == "none" and not model.similarity.needs_words:
-        return store.text(texts).to(device)
+    words = model.similarity.needs_words
+    if not runs_live(model, store):
+        return store.text(texts, words).to(device)
     parts = [model.encode_text(texts[i : i + TEXTS_AT_ONCE]) for i in range(0, len(texts), TEXTS_AT_ONCE)]
     return TextFeatures(torch.cat([p.sentence for p in parts]), *_joined_words(parts))
 
@@ -92,3 +101,8 @@ def _joined_words(parts: Sequence[TextFeatures]) -> tuple[Tensor | None, Tensor 
     words = [p.words for p in parts if p.words is not None]
     masks = [p.mask for p in parts if p.mask is not None]
     return (torch.cat(words), torch.cat(masks)) if words else (None, None)
+
+
+def runs_live(model: VideoTextModel, store: FeatureStore) -> bool:
+    """Whether texts must pass the model's text tower: it is trained, or the store lacks words that are needed."""
+    return model.config.text_tuning.name != "none" or (model.similarity.needs_words and not store.recipe.words)

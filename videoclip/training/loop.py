@@ -20,7 +20,7 @@ from videoclip.errors import DataError
 from videoclip.model import MAX_LOGIT_SCALE, build_model, load_model, load_trained
 from videoclip.store import FeatureStore
 from videoclip.store.dataset import TrainingPairs, captions, in_store
-from videoclip.training.evaluate import evaluate
+from videoclip.training.evaluate import evaluate, runs_live
 from videoclip.training.optimizer import make_optimizer, schedule, set_learning_rate
 from videoclip.training.run import Run
 from videoclip.training.task import ContrastiveTask
@@ -191,10 +191,17 @@ class Trainer:
 
     def _pairs(self) -> TrainingPairs:
         config, clips = self.config, self._present(self.config.data.train)
-        live = config.model.text_tuning.name != "none" or self.model.similarity.needs_words
-        tokens = self.model.backbone.tokenize(captions(clips)) if live and self.model.backbone else None
-        random_frames = config.data.sampling == "random"
-        return TrainingPairs(self.store, clips, config.model.frames, tokens, random_frames, config.train.seed)
+        live = runs_live(self.model, self.store)
+        return TrainingPairs(
+            self.store,
+            clips,
+            config.model.frames,
+            tokens=self.model.backbone.tokenize(captions(clips)) if live and self.model.backbone else None,
+            words=self.model.similarity.needs_words and not live,
+            context=config.model.context,
+            random_frames=config.data.sampling == "random",
+            seed=config.train.seed,
+        )
 
     def _steps(self) -> int:
         """Optimiser steps an epoch; pairs that do not fill a last batch wait for the next epoch's order."""

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_gather
 
 from videoclip.features import TextFeatures, VideoFeatures
 from videoclip.losses import symmetric_cross_entropy
 from videoclip.model import VideoTextModel
+from videoclip.similarity import matched
 from videoclip.store.dataset import Batch
 
 
@@ -32,21 +32,26 @@ class ContrastiveTask(nn.Module):
         self.reversed_negatives = reversed_negatives
 
     def forward(self, batch: Batch) -> Tensor:
-        """The symmetric cross-entropy of the joined batch, a scalar."""
+        """The contrastive losses of the joined batch, and what the modules declare beside them: a scalar."""
         text = batch.text if isinstance(batch.text, TextFeatures) else self.model.encode_text(batch.text)
-        text = TextFeatures(*(None if x is None else gather(x) for x in (text.sentence, text.words, text.mask)))  # type: ignore[arg-type]
-        logits = self._logits(text, batch.video)
-        negatives = None
+        text = gather_text(text)
+        video = self._encode(batch.video)
+        similarity, logits = self.model.similarity, self.model.logits
+        terms = similarity.terms(*similarity.prepared(text, video))
+        rivals: list[Tensor | None] = [None] * len(terms)
         if self.reversed_negatives:
-            negatives = self._logits(text, backwards(batch.video)).diagonal()[:, None]
-        return symmetric_cross_entropy(logits, gather(batch.video_ids), negatives)
+            own = matched(similarity, text, self._encode(backwards(batch.video)))
+            rivals = [logits(scores)[:, None] for scores in own]
+        ids = gather(batch.video_ids)
+        losses = [
+            weight * symmetric_cross_entropy(logits(scores), ids, rival)
+            for (weight, scores), rival in zip(terms, rivals, strict=True)
+        ]
+        return torch.stack(losses + self.model.auxiliary_losses(text, video)).sum()
 
-    def _logits(self, text: TextFeatures, mine: VideoFeatures) -> Tensor:
-        """All texts (B,) against all processes' videos (B,): (B, B)."""
-        video = self.model.encode_video(mine)
-        video = VideoFeatures(*(gather(getattr(video, f.name)) for f in fields(video)))
-        logits: Tensor = self.model.logit_scale.exp() * self.model.similarity(text, video)
-        return logits
+    def _encode(self, mine: VideoFeatures) -> VideoFeatures:
+        """The encoded videos of all processes."""
+        return self.model.encode_video(mine).map(gather)
 
 
 def backwards(video: VideoFeatures) -> VideoFeatures:
@@ -55,6 +60,16 @@ def backwards(video: VideoFeatures) -> VideoFeatures:
     order = (last - torch.arange(video.mask.shape[1], device=last.device)).clamp(min=0)
     frames = video.frames.gather(1, order[..., None].expand_as(video.frames))
     return VideoFeatures(frames, video.mask, video.seconds, frames)
+
+
+def gather_text(text: TextFeatures) -> TextFeatures:
+    """Join the texts of all processes; words are padded to the longest of them all."""
+    if text.words is None or text.mask is None:
+        return TextFeatures(gather(text.sentence))
+    length = torch.tensor([text.words.shape[1]], device=text.words.device)
+    missing = int(gather(length).max()) - text.words.shape[1]
+    words, mask = F.pad(text.words, (0, 0, 0, missing)), F.pad(text.mask, (0, missing))
+    return TextFeatures(gather(text.sentence), gather(words), gather(mask))
 
 
 def gather(part: Tensor) -> Tensor:

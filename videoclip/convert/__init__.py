@@ -1,0 +1,147 @@
+"""Checkpoints of the original repositories -> models of this one: one mapping of names per system."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from videoclip import registry
+from videoclip.backbone import create_backbone
+from videoclip.config import ModelConfig
+from videoclip.convert.systems import SYSTEMS, Head
+from videoclip.convert.towers import split_towers, write_backbone
+from videoclip.errors import CheckpointError
+from videoclip.model import VideoTextModel, load_trained
+
+WITH_TOWERS = ("clip4clip", "clip2video", "drl", "xclip", "xpool")
+
+
+def read_head(system: str, state_dict: Mapping[str, Tensor]) -> Head:
+    """Which module a checkpoint holds, and how its names become ours; read off its names and shapes.
+
+    Raises:
+        CheckpointError: the system is not known, or what it needs is not there.
+    """
+    if system not in SYSTEMS:
+        raise CheckpointError(registry.unknown("system", system, list(SYSTEMS), "no such system"))
+    try:
+        return SYSTEMS[system](state_dict)
+    except KeyError as error:
+        raise CheckpointError(f"The {system} checkpoint has no {error.args[0]}.") from error
+
+
+def load_original(
+    system: str,
+    state_dict: Mapping[str, Tensor],
+    heads: int | None = None,
+    temporal: Mapping[str, Any] | None = None,
+    similarity: Mapping[str, Any] | None = None,
+) -> VideoTextModel:
+    """Build the model that a head of an original repository is, with its weights, for features as input.
+
+    It computes what the original computes, also where that is a slip (``padding="original"`` and the like) that the
+    modules of this package do not have by themselves.
+
+    Args:
+        system: a key of ``videoclip.convert.systems.SYSTEMS``; each function there says which heads it knows.
+        state_dict: the original's parameters under their original names, without the CLIP towers.
+        heads: attention heads; the originals' rule where not given.
+        temporal, similarity: further options that no weight tells, such as ``{"mean_weight": 0.5}``; with ``name``
+            another component.
+
+    Raises:
+        CheckpointError: the system is unknown; names are left over or missing, all of them listed.
+        ConfigError: an option is unknown.
+    """
+    head = read_head(system, state_dict)
+    weights, left_over = head.translate(state_dict)
+    if left_over:
+        raise CheckpointError(f"{system}: no place for {', '.join(left_over)}.")
+    parts = {
+        "temporal": _component(head.temporal, temporal, heads),
+        "similarity": _component(head.similarity, similarity, heads),
+    }
+    model = VideoTextModel(
+        None,
+        registry.create("temporal", *_split(parts["temporal"]), width=head.width),
+        registry.create("similarity", *_split(parts["similarity"]), width=head.width),
+        ModelConfig.model_validate(parts),
+    )
+    if "logit_scale" not in weights and not head.needs_scale:
+        weights["logit_scale"] = model.logit_scale.detach()
+    load_trained(model, weights, f"the {system} checkpoint")
+    return model.eval()
+
+
+def convert_checkpoint(file: str | Path, system: str, out: str | Path) -> VideoTextModel:
+    """A user's checkpoint of an original repository -> a folder that ``load_model`` reads: head, and towers inside it.
+
+    Args:
+        file: ``.safetensors``, or what ``torch.save`` wrote of a state dict, alone or under a usual key.
+        system: one of ``WITH_TOWERS``.
+        out: gets ``config.yaml``, ``model.safetensors`` and the folder ``backbone``.
+
+    Raises:
+        CheckpointError: the file cannot be read or is no checkpoint of that system; names are left over or missing.
+        BackboneError: the towers are no CLIP that open_clip can build.
+    """
+    if system not in WITH_TOWERS:
+        raise CheckpointError(registry.unknown("system", system, list(WITH_TOWERS), "no towers are converted of this"))
+    out = Path(out)
+    towers, rest = split_towers(read_state_dict(Path(file)), str(file))
+    head = load_original(system, {**rest, "clip.logit_scale": towers["logit_scale"]})
+    write_backbone(towers, out / "backbone")
+    backbone = create_backbone(str(out / "backbone"))
+    config = head.config.model_copy(update={"backbone": {"name": "backbone"}})
+    model = VideoTextModel(
+        backbone,
+        head.temporal,
+        head.similarity,
+        ModelConfig.model_validate(config.model_dump()),
+        head.logit_scale.item(),
+    )
+    model.save(out)
+    return model.eval()
+
+
+def read_state_dict(file: Path) -> dict[str, Tensor]:
+    """Tensors by name, from a file that nothing but tensors is read from.
+
+    Raises:
+        CheckpointError: the file cannot be read, or holds no state dict.
+    """
+    try:
+        content = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
+    except Exception as error:  # pickle, zip, safetensors and torch each raise kinds of their own
+        raise CheckpointError(
+            f"{file} cannot be read as plain weights ({' '.join(str(error).split())[:200]}); save the model's "
+            "state_dict() alone."
+        ) from error
+    for key in ("state_dict", "model_state_dict", "model"):
+        if isinstance(content.get(key), Mapping):
+            content = content[key]
+    tensors = {name.removeprefix("module."): t for name, t in content.items() if isinstance(t, Tensor)}
+    if not tensors:
+        raise CheckpointError(f"{file} holds no tensors by name.")
+    return tensors
+
+
+def _component(
+    default: tuple[str, dict[str, Any]], given: Mapping[str, Any] | None, heads: int | None
+) -> dict[str, Any]:
+    name, options = default
+    chosen = dict(given or {})
+    if chosen.get("name", name) != name:
+        name, options = chosen["name"], {}
+    elif heads is not None and "heads" in options:
+        options = {**options, "heads": heads}
+    return {"name": name, "options": {**options, **{k: v for k, v in chosen.items() if k != "name"}}}
+
+
+def _split(component: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    return component["name"], component["options"]
