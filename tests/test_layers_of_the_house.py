@@ -17,7 +17,7 @@ FLOORS = {
     3: "tuning store",
     4: "model convert",
     5: "training classify retrieval synthetic",
-    6: "cli demo describe",
+    6: "cli compare demo describe",
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names.split()}
 ONLY = {

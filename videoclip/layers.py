@@ -87,7 +87,7 @@ class TemporalTransformer(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """x (B, T, D), mask (B, T) bool -> (B, T, D); values at masked places are unused and undefined."""
-        bias = key_bias(mask, x.dtype)
+        bias = mask_bias(mask, x.dtype)[:, None, None]
         for block in self.blocks:
             x = block(x, bias)
         return x
@@ -153,10 +153,10 @@ def initialise(module: nn.Module) -> None:
             nn.init.zeros_(part.bias)
 
 
-def key_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """mask (B, T) bool -> (B, 1, 1, T), 0 for real keys and a large negative number for the others."""
+def mask_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """To be added to logits before a softmax: 0 where mask (any shape) is True, a large negative number elsewhere."""
     floor = max(MASKED, torch.finfo(dtype).min)
-    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, floor)[:, None, None]
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, floor)
 
 
 def hidden_keys(mask: Tensor) -> Tensor:

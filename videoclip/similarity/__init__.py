@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from videoclip.features import TextFeatures, VideoFeatures
 
-CACHE_MIB = 8  # intermediates of a block that fit a processor's cache are read back from there, not from memory
+CACHE_MIB = 16  # what a block's intermediates may take without gradients: little enough to stay in a processor's cache
 
 
 class Similarity(nn.Module):
@@ -105,7 +105,10 @@ class Similarity(nn.Module):
         queries, videos = len(text[0]), len(video[0])
         if queries * videos <= pairs:
             return compare(*text, *video)
-        columns = min(videos, max(1, math.isqrt(pairs), pairs // max(1, queries)))
+        side = math.isqrt(pairs)
+        if side > 16:
+            side -= side % 16  # whole vector registers along the videos, which come last in most intermediates
+        columns = min(videos, max(1, side, pairs // max(1, queries)))
         rows = max(1, pairs // columns)
         blocks = [part.split(columns) for part in video]
         lines = []

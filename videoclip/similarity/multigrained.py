@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from videoclip.features import TextFeatures, VideoFeatures
-from videoclip.layers import masked_mean, unit
+from videoclip.layers import mask_bias, masked_mean, unit
 from videoclip.similarity import Similarity, words_of
 
 
@@ -48,14 +48,15 @@ class Multigrained(Similarity):
         video_vector = unit(masked_mean(unit(video.frames), video.mask))
         sentence = unit(text.sentence)
         words, word_mask, frames, frame_mask = self._parts(text, video)
-        texts, videos = (sentence, words, word_mask), (video_vector, frames, frame_mask)
+        texts = sentence, sentence @ self.whole, words, words @ self.part, word_mask
+        videos = video_vector, frames, frame_mask
         return self.in_blocks(self._compare, texts, videos, 6 * words.shape[1] * frames.shape[1])
 
     def words_with_frames(self, text: TextFeatures, video: VideoFeatures) -> Tensor:
         """The last of the four cosines alone, (Q, B)."""
         words, word_mask, frames, frame_mask = self._parts(text, video)
         numbers = 6 * words.shape[1] * frames.shape[1]
-        return self.in_blocks(self._fine, (words, word_mask), (frames, frame_mask), numbers)
+        return self.in_blocks(self._fine, (words @ self.part, word_mask), (frames, frame_mask), numbers)
 
     def _parts(self, text: TextFeatures, video: VideoFeatures) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Words (Q, L, D) and frames (B, T, D) of unit length, and which of them count."""
@@ -67,22 +68,33 @@ class Multigrained(Similarity):
         return unit(words), word_mask, unit(video.source), frame_mask
 
     def _compare(
-        self, sentence: Tensor, words: Tensor, word_mask: Tensor, video: Tensor, frames: Tensor, frame_mask: Tensor
+        self,
+        sentence: Tensor,
+        mapped_sentence: Tensor,
+        words: Tensor,
+        mapped_words: Tensor,
+        word_mask: Tensor,
+        video: Tensor,
+        frames: Tensor,
+        frame_mask: Tensor,
     ) -> Tensor:
-        """(q, D), (q, L, D), (q, L), (b, D), (b, T, D), (b, T) -> (q, b); videos come last in between."""
+        """Texts before and after their matrices, (q, D) and (q, L, D), videos (b, D), (b, T, D) -> (q, b)."""
         with_video = torch.einsum("qld,bd->qlb", words, video)
         with_frames = torch.einsum("qd,btd->qtb", sentence, frames)
         return (
-            sentence @ self.whole @ video.T
+            mapped_sentence @ video.T
             + self._attend(with_video, 1, self.words, word_mask[..., None])
             + self._attend(with_frames, 1, self.frames, frame_mask.T)
-            + self._fine(words, word_mask, frames, frame_mask)
+            + self._fine(mapped_words, word_mask, frames, frame_mask)
         ) / 4
 
     def _fine(self, words: Tensor, word_mask: Tensor, frames: Tensor, frame_mask: Tensor) -> Tensor:
-        """Words with frames: words first and then frames, and the other way round; the mean of both (q, b)."""
+        """Mapped words with frames: words first and then frames, and the other way round; the mean of both (q, b).
+
+        Videos come last in between, so that softmaxes and sums over words and frames run along whole rows of memory.
+        """
         shape = (*word_mask.shape, frames.shape[1], frames.shape[0])
-        cosine = ((words @ self.part).flatten(0, 1) @ frames.transpose(0, 1).flatten(0, 1).T).view(shape)
+        cosine = (words.flatten(0, 1) @ frames.transpose(0, 1).flatten(0, 1).T).view(shape)
         of_frames = self._attend(cosine, 1, self.words_first, word_mask[..., None, None])
         of_words = self._attend(cosine, 2, self.frames_first, frame_mask.T)
         by_frames = self._attend(of_frames, 1, self.frames_last, frame_mask.T)
@@ -91,12 +103,12 @@ class Multigrained(Similarity):
     def _attend(self, cosine: Tensor, dim: int, matrix: Tensor, mask: Tensor) -> Tensor:
         """Sum along ``dim`` of cosines (q, ..., b), weighted by their softmax times ``matrix``; the axis goes.
 
-        ``mask`` broadcasts to the cosines.
+        ``mask`` broadcasts to the cosines, which are zero where it is False, since words and frames are.
         """
-        hidden = ~mask
-        weights = (cosine / self.temperature).masked_fill(hidden, torch.finfo(cosine.dtype).min).softmax(dim)
-        matrix = _of_size(matrix, cosine.shape[dim])
-        mixed = torch.matmul(matrix, cosine.masked_fill(hidden, 0).flatten(dim + 1)).view(cosine.shape)
+        bias = mask_bias(mask, cosine.dtype)
+        weights = torch.add(bias, cosine, alpha=1 / self.temperature).softmax(dim)
+        columns = cosine.flatten(0, dim - 1).flatten(2)  # a product with each, or torch would copy to make one of them
+        mixed = torch.bmm(_of_size(matrix, cosine.shape[dim]).expand(len(columns), -1, -1), columns).view(cosine.shape)
         return (weights * mixed).sum(dim)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from videoclip.features import TextFeatures, VideoFeatures
-from videoclip.layers import masked_softmax, unit
+from videoclip.layers import mask_bias, masked_softmax, unit
 from videoclip.similarity import Similarity, words_of
 
 
@@ -63,21 +63,16 @@ class Mutual(Similarity):
         """words (q, L, D), frames (b, T, D) -> (q, b); videos come last in between."""
         shape = (*word_mask.shape, frames.shape[1], frames.shape[0])
         products = (words.flatten(0, 1) @ frames.transpose(0, 1).flatten(0, 1).T).view(shape)
-        no_word, no_frame = ~word_mask[:, :, None, None], ~frame_mask.T
-        cosine = products.masked_fill(no_word, 0)
-        of_words = self._mean(products, cosine, no_frame, 2)  # (q, L, b): of a word's cosines, by its own softmax
-        of_frames = self._mean(products, cosine, no_word, 1)  # (q, T, b)
-        no_word = no_word[:, :, 0]
+        cosine = products if self.zero_padding else products * word_mask[:, :, None, None]
+        by_word, by_frame = mask_bias(word_mask[..., None], cosine.dtype), mask_bias(frame_mask.T, cosine.dtype)
+        of_words = (products * self._shares(cosine, by_frame, 2)).sum(2)  # (q, L, b): mean by a word's own softmax
+        of_frames = (products * self._shares(cosine, by_word[..., None], 1)).sum(1)  # (q, T, b)
         if self.form == "simple":
-            by_words = self._mean(of_words, of_words, no_word, 1)
-            return (by_words + self._mean(of_frames, of_frames, no_frame, 1)) / 2
-        hidden = no_word if self.zero_padding else torch.zeros_like(no_word)
-        word_share, frame_share = self._shares(of_words, hidden, 1), self._shares(of_frames, no_frame, 1)
+            by_words = (of_words * self._shares(of_words, by_word, 1)).sum(1)
+            return (by_words + (of_frames * self._shares(of_frames, by_frame, 1)).sum(1)) / 2
+        word_share = self._shares(of_words, by_word if self.zero_padding else torch.zeros_like(by_word), 1)
+        frame_share = self._shares(of_frames, by_frame, 1)
         return torch.einsum("qlb,qltb,qtb->qb", word_share, products, frame_share)
 
-    def _mean(self, values: Tensor, cosine: Tensor, hidden: Tensor, dim: int) -> Tensor:
-        return (values * self._shares(cosine, hidden, dim)).sum(dim)
-
-    def _shares(self, cosine: Tensor, hidden: Tensor, dim: int) -> Tensor:
-        sharp = self.sharpness * cosine
-        return sharp.masked_fill(hidden, torch.finfo(sharp.dtype).min).softmax(dim)
+    def _shares(self, cosine: Tensor, bias: Tensor, dim: int) -> Tensor:
+        return torch.add(bias, cosine, alpha=self.sharpness).softmax(dim)
