@@ -64,6 +64,7 @@ def direct_tokens(module: Any, text: TextFeatures, video: VideoFeatures) -> Tens
 
 def direct_multigrained(module: Any, text: TextFeatures, video: VideoFeatures) -> Tensor:
     """All four cosines from (q, L, b, T), each softmax moved to the last axis for its matrix and back."""
+    tokens, _ = words_of(text)
     sentence, vector = (
         F.normalize(text.sentence, dim=-1),
         F.normalize(F.normalize(video.frames, dim=-1).mean(1), dim=-1),

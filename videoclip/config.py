@@ -183,6 +183,20 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     return parse(values, RunConfig, str(path), problems)
 
 
+def with_model(base: RunConfig, path: str | Path) -> RunConfig:
+    """A run of ``base`` with the temporal encoder, similarity and context of another file's ``model`` section.
+
+    Backbone, tuning, data and training stay those of ``base``, so that models meet on equal terms.
+
+    Raises:
+        ConfigError: listing every mistake of that section.
+    """
+    found = find_config(path)
+    given = parse(_read(found).get("model", {}), ModelConfig, f"{found}: model")
+    head = {"temporal": given.temporal, "similarity": given.similarity, "context": given.context}
+    return base.model_copy(update={"model": base.model.model_copy(update=head)})
+
+
 def parse(values: Any, kind: type[C], source: str, problems: Sequence[str] = ()) -> C:
     """Check plain values against a model; ``problems`` are mistakes found before.
 

@@ -67,6 +67,11 @@ class VideoFeatures:
         """The videos that ``index`` names along B."""
         return self.map(lambda part: part[index])
 
+    def reordered(self, order: Tensor) -> VideoFeatures:
+        """The plain frames that ``order`` (B, T) names, at the times of those whose place they take."""
+        frames = self.frames.gather(1, order[..., None].expand_as(self.frames))
+        return VideoFeatures(frames, self.mask, self.seconds, frames)
+
     def cleaned(self) -> VideoFeatures:
         """The same with zeros in padded slots, whatever lay there."""
         padded = ~self.mask[..., None]

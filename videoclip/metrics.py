@@ -98,6 +98,15 @@ def bootstrap_interval(values: Sequence[float] | np.ndarray, seed: int = 0, samp
     return float(low), float(high)
 
 
+def verdict(values: np.ndarray, others: np.ndarray, seed: int = 0) -> str:
+    """``better``, ``worse`` or ``cannot tell``: whether values are higher than others, query by query.
+
+    They are called so only where the 95 % bootstrap interval of the mean of the paired differences excludes zero.
+    """
+    low, high = bootstrap_interval(values - others, seed)
+    return "better" if low > 0 else "worse" if high < 0 else "cannot tell"
+
+
 def _check(scores: Tensor, video_of_text: Tensor) -> None:
     if scores.ndim != 2 or video_of_text.shape != scores.shape[:1]:
         raise DataError(

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from videoclip.cli import caching, ranking, training
+from videoclip.cli import caching, comparing, ranking, training
 from videoclip.cli.arguments import AddArguments, Command
 from videoclip.errors import VideoclipError
 
@@ -69,6 +69,7 @@ COMMANDS: dict[Command, AddArguments] = {
     demo: _demo_arguments,
     **caching.COMMANDS,
     **training.COMMANDS,
+    **comparing.COMMANDS,
     **ranking.COMMANDS,
     info: _info_arguments,
 }

@@ -1,4 +1,4 @@
-"""``videoclip train`` and ``videoclip evaluate``."""
+"""``videoclip train``, ``videoclip evaluate`` and ``videoclip convert``."""
 
 from __future__ import annotations
 
@@ -46,6 +46,15 @@ def evaluate(args: argparse.Namespace) -> None:
         write_evaluation(found, args.out, args.split)
 
 
+def convert(args: argparse.Namespace) -> None:
+    """Turn a checkpoint of an original repository, towers and head, into one of ours."""
+    from videoclip.convert import convert_checkpoint
+
+    model = convert_checkpoint(args.file, args.system, args.out)
+    parts = f"temporal {model.config.temporal.name}, similarity {model.config.similarity.name}"
+    print(f"{args.out}: {parts}, backbone {model.backbone.fingerprint}")  # type: ignore[union-attr]
+
+
 def _train_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("config", help="a YAML file, or the name of a shipped one such as demo/lstm")
     sub.add_argument("overrides", nargs="*", metavar="a.b=value")
@@ -63,4 +72,14 @@ def _evaluate_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--out", type=Path, help="folder for metrics, TREC run, queries and qrels")
 
 
-COMMANDS: dict[Command, AddArguments] = {train: _train_arguments, evaluate: _evaluate_arguments}
+def _convert_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("file", type=Path, help="a state dict: .safetensors, or what torch.save wrote")
+    sub.add_argument("--system", required=True, help="clip4clip, clip2video, drl, xclip or xpool")
+    sub.add_argument("--out", type=Path, required=True, help="folder for config, head and backbone")
+
+
+COMMANDS: dict[Command, AddArguments] = {
+    train: _train_arguments,
+    evaluate: _evaluate_arguments,
+    convert: _convert_arguments,
+}

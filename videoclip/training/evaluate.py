@@ -10,7 +10,7 @@ from torch import Tensor
 
 from videoclip.data.manifest import Clip
 from videoclip.features import TextFeatures, VideoFeatures
-from videoclip.metrics import bootstrap_interval, retrieval_metrics, text_to_video_ranks
+from videoclip.metrics import best_caption_scores, bootstrap_interval, retrieval_metrics, text_to_video_ranks
 from videoclip.model import VideoTextModel
 from videoclip.store import FeatureStore
 from videoclip.store.dataset import ClipsInContext, captions, in_store
@@ -26,6 +26,7 @@ class Evaluation:
         metrics: see ``videoclip.metrics.retrieval_metrics``.
         interval: 95 % bootstrap interval of ``text_to_video/R@1`` over queries.
         ranks: (Q,) of each query.
+        video_ranks: (B,) of each video's best caption among those of all videos.
         scores: (Q, B).
         texts: the queries; owners: column of each one's video; videos: ids of the gallery.
         missing: clips of the split that the store lacks.
@@ -34,6 +35,7 @@ class Evaluation:
     metrics: dict[str, float]
     interval: tuple[float, float]
     ranks: Tensor
+    video_ranks: Tensor
     scores: Tensor
     texts: list[str]
     owners: list[int]
@@ -60,21 +62,28 @@ def evaluate(
     found = in_store(clips, store, allow_missing)
     training = model.training
     model.eval()
-    texts = captions(found)
-    gallery = encode_gallery(model, store, found)
-    scores = model.similarity(encode_texts(model, store, texts), gallery).cpu()
+    texts = encode_texts(model, store, captions(found))
+    scores = model.similarity(texts, encode_gallery(model, store, found)).cpu()
     model.train(training)
-    owner = torch.tensor([number for number, clip in enumerate(found) for _ in clip.captions])
+    return judge(scores, found, len(clips) - len(found))
+
+
+def judge(scores: Tensor, clips: Sequence[Clip], missing: int = 0) -> Evaluation:
+    """What scores (Q, B) of all captions of clips with the clips themselves amount to."""
+    owner = torch.tensor([number for number, clip in enumerate(clips) for _ in clip.captions])
     ranks, _ = text_to_video_ranks(scores, owner)
+    columns = torch.arange(len(clips))
+    video_ranks, _ = text_to_video_ranks(best_caption_scores(scores.float(), owner, len(clips)), columns)
     return Evaluation(
         metrics=retrieval_metrics(scores, owner),
         interval=bootstrap_interval(100.0 * (ranks <= 1).numpy()),
         ranks=ranks,
+        video_ranks=video_ranks,
         scores=scores,
-        texts=texts,
+        texts=captions(clips),
         owners=owner.tolist(),
-        videos=[clip.id for clip in found],
-        missing=len(clips) - len(found),
+        videos=[clip.id for clip in clips],
+        missing=missing,
     )
 
 

@@ -58,8 +58,7 @@ def backwards(video: VideoFeatures) -> VideoFeatures:
     """The real frames of each clip, which must come first, in reverse order; padding stays where it is."""
     last = video.mask.sum(1, keepdim=True) - 1
     order = (last - torch.arange(video.mask.shape[1], device=last.device)).clamp(min=0)
-    frames = video.frames.gather(1, order[..., None].expand_as(video.frames))
-    return VideoFeatures(frames, video.mask, video.seconds, frames)
+    return video.reordered(order)
 
 
 def gather_text(text: TextFeatures) -> TextFeatures:

@@ -1,0 +1,77 @@
+"""``videoclip bakeoff`` and ``videoclip probe``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from videoclip.cli.arguments import AddArguments, Command, count
+
+
+def bakeoff(args: argparse.Namespace) -> None:
+    """Train many modules on one store and set them beside each other."""
+    from videoclip.compare.bakeoff import bakeoff as run_bakeoff
+    from videoclip.compare.bakeoff import markdown
+    from videoclip.config import find_config, load_config, with_model
+
+    base = load_config(args.on, args.set) if args.on else None
+    names = [find_config(path).stem for path in args.configs]
+    configs = {
+        name: with_model(base, path) if base else load_config(path, args.set)
+        for name, path in zip(names, args.configs, strict=True)
+    }
+    print(markdown(run_bakeoff(configs, args.out, range(args.seeds))), end="")
+    print(f"{args.out / 'bakeoff.md'} and {args.out / 'bakeoff.json'}: {len(configs)} models, {args.seeds} seed(s)")
+
+
+def probe(args: argparse.Namespace) -> None:
+    """Tell whether models use time: scores under changed orders and numbers of frames."""
+    from videoclip.compare.probe import markdown, plot
+    from videoclip.compare.probe import probe as run_probe
+    from videoclip.config import load_config
+    from videoclip.data.manifest import of_split, read_manifest
+    from videoclip.errors import DataError
+    from videoclip.model import load_model
+    from videoclip.store import FeatureStore
+
+    found = {}
+    for path in args.checkpoints:
+        run = path / "config.yaml"
+        if (path / "best").is_dir() and run.is_file():
+            data = load_config(run).data
+            manifest, store = args.manifest or data.manifest, FeatureStore(args.store or data.store)
+            split = args.split or data.test[0]
+        elif args.manifest and args.store and args.split:
+            manifest, store, split = args.manifest, FeatureStore(args.store), args.split
+        else:
+            raise DataError(f"{path} is no run folder that names its data: add --manifest, --store and --split.")
+        model = load_model(path)
+        store.check_backbone(model.backbone)  # type: ignore[arg-type]
+        found[path.name] = run_probe(model, store, of_split(read_manifest(manifest), split, manifest), args.seed)
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "probe.json").write_text(json.dumps(found, indent=2) + "\n")
+    (args.out / "probe.md").write_text(markdown(found))
+    print(markdown(found), end="")
+    plot(found, args.out / "probe.png")
+    print(f"{args.out}: probe.md, probe.json and probe.png")
+
+
+def _bakeoff_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("configs", nargs="+", metavar="CONFIG", help="a YAML file, or a shipped one's name: model/xpool")
+    sub.add_argument("--on", metavar="CONFIG", help="data, backbone and training of this one for all (demo/base)")
+    sub.add_argument("--set", action="append", default=[], metavar="a.b=value", help="change a value for all")
+    sub.add_argument("--seeds", type=count, default=1, help="runs of each (default 1)")
+    sub.add_argument("--out", type=Path, default=Path("bakeoff"), help="folder for runs and tables (default bakeoff)")
+
+
+def _probe_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("checkpoints", nargs="+", type=Path, metavar="CHECKPOINT", help="a run's folder, or a checkpoint")
+    sub.add_argument("--manifest", type=Path, help="the run's own when not given; likewise --store and --split")
+    sub.add_argument("--store", type=Path)
+    sub.add_argument("--split")
+    sub.add_argument("--seed", type=int, default=0, help="of the shuffling")
+    sub.add_argument("--out", type=Path, default=Path("probe"), help="folder for table and plot (default probe)")
+
+
+COMMANDS: dict[Command, AddArguments] = {bakeoff: _bakeoff_arguments, probe: _probe_arguments}
