@@ -36,11 +36,12 @@ class SelfAttention(nn.Module):
         self.out_proj = nn.Linear(width, width)
         nn.init.normal_(self.in_proj_weight, std=0.02)
 
-    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        """x (B, T, D), bias (B, 1, 1, T) added to the attention scores of each key -> (B, T, D)."""
+    def forward(self, x: Tensor, bias: Tensor, first: int | None = None) -> Tensor:
+        """x (B, T, D), bias (B, 1, 1, T) added to the attention scores of each key -> (B, T, D), or first places."""
+        weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
         query, key, value = (
-            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for part in F.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, -1)
+            F.linear(tokens, weight, offset).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for tokens, weight, offset in zip((x[:, :first], x, x), weights, biases, strict=True)
         )
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
         projected: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(-2))
@@ -64,9 +65,9 @@ class TemporalBlock(nn.Module):
         self.mlp.add_module("c_proj", nn.Linear(4 * width, width))
         self.ln_2 = nn.LayerNorm(width, eps=eps)
 
-    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        """x (B, T, D), bias (B, 1, 1, T) -> (B, T, D)."""
-        x = x + self.attn(self.ln_1(x), bias)
+    def forward(self, x: Tensor, bias: Tensor, first: int | None = None) -> Tensor:
+        """x (B, T, D), bias (B, 1, 1, T) -> (B, T, D), or the first places alone."""
+        x = x[:, :first] + self.attn(self.ln_1(x), bias, first)
         mixed: Tensor = x + self.mlp(self.ln_2(x))
         return mixed
 
@@ -85,12 +86,15 @@ class TemporalTransformer(nn.Module):
         super().__init__()
         self.blocks = nn.ModuleList(TemporalBlock(width, heads or max(1, width // 64), eps) for _ in range(layers))
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """x (B, T, D), mask (B, T) bool -> (B, T, D); values at masked places are unused and undefined."""
+    def forward(self, x: Tensor, mask: Tensor, first: int | None = None) -> Tensor:
+        """x (B, T, D), mask (B, T) bool -> (B, T, D); values at masked places are unused and undefined.
+
+        With ``first``, only so many places leave the last block, which is spared the work of the others.
+        """
         bias = mask_bias(mask, x.dtype)[:, None, None]
-        for block in self.blocks:
-            x = block(x, bias)
-        return x
+        for number, block in enumerate(self.blocks, 1):
+            x = block(x, bias, first if number == len(self.blocks) else None)
+        return x[:, :first]
 
 
 class Positions(nn.Embedding):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from videoclip import registry
 from videoclip.backbone import create_backbone
-from videoclip.config import ModelConfig
+from videoclip.config import BackboneConfig, ModelConfig
 from videoclip.convert.systems import SYSTEMS, Head
 from videoclip.convert.towers import split_towers, write_backbone
 from videoclip.errors import CheckpointError
@@ -97,14 +97,8 @@ def convert_checkpoint(file: str | Path, system: str, out: str | Path) -> VideoT
     head = load_original(system, {**rest, "clip.logit_scale": towers["logit_scale"]})
     write_backbone(towers, out / "backbone")
     backbone = create_backbone(str(out / "backbone"))
-    config = head.config.model_copy(update={"backbone": {"name": "backbone"}})
-    model = VideoTextModel(
-        backbone,
-        head.temporal,
-        head.similarity,
-        ModelConfig.model_validate(config.model_dump()),
-        head.logit_scale.item(),
-    )
+    config = head.config.model_copy(update={"backbone": BackboneConfig(name="backbone")})
+    model = VideoTextModel(backbone, head.temporal, head.similarity, config, head.logit_scale.item())
     model.save(out)
     return model.eval()
 

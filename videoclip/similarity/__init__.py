@@ -85,7 +85,9 @@ class Similarity(nn.Module):
         widest = torch.promote_types(text.sentence.dtype, torch.float32)
         dtype = next((p.dtype for p in self.parameters()), widest)
         text, video = text.to(dtype), video.to(dtype)
-        return (_without_padding(text), video.cleaned()) if self.zero_padding else (text, video)
+        if not self.zero_padding:
+            return text, video
+        return _without_padding(text) if self.needs_words else text, video.cleaned()
 
     def in_blocks(
         self, compare: Callable[..., Tensor], text: Sequence[Tensor], video: Sequence[Tensor], numbers: int

@@ -58,6 +58,6 @@ class Cross(Similarity):
         mask = F.pad(mask, (1, 0), value=True)
         mask, places = mask.repeat(q, 1), self.positions(mask).expand(b, -1, -1).repeat(q, 1, 1)
         pairs = torch.cat([sentence.repeat_interleave(b, 0)[:, None], frames.repeat(q, 1, 1)], 1)
-        mixed = self.transformer(self.dropout(pairs + places), mask)
+        mixed = self.transformer(self.dropout(pairs + places), mask, first=1)
         scores: Tensor = self.read(self.pooler(mixed[:, 0]))
         return scores.view(q, b)

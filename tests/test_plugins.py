@@ -1,0 +1,75 @@
+"""A new module is one file: here in a package of somebody else's, found by its entry point and trained by name."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from videoclip.config import RunConfig, dump
+from videoclip.store import FeatureStore
+
+TRAIN = Path(__file__).parents[1] / "tools" / "train.py"
+MODULES = {
+    "temporal": (
+        "running_mean",
+        "from torch import nn\n"
+        "from videoclip.temporal import TemporalEncoder\n\n\n"
+        "class RunningMean(TemporalEncoder):\n"
+        "    def __init__(self, width: int, gain: float = 1.0) -> None:\n"
+        "        super().__init__()\n"
+        "        self.gain, self.linear = gain, nn.Linear(width, width)\n\n"
+        "    def encode(self, frames, mask):\n"
+        "        return frames + self.gain * self.linear(frames.cumsum(1))\n",
+        {"gain": 0.5},
+    ),
+    "similarity": (
+        "first_frame",
+        "from torch import nn\n"
+        "from videoclip.layers import unit\n"
+        "from videoclip.similarity import Similarity\n\n\n"
+        "class FirstFrame(Similarity):\n"
+        "    def __init__(self, width: int) -> None:\n"
+        "        super().__init__()\n"
+        "        self.linear = nn.Linear(width, width)\n\n"
+        "    def score(self, text, video):\n"
+        "        return unit(text.sentence) @ unit(self.linear(video.frames[:, 0])).T\n\n"
+        "    def auxiliary_loss(self, text, video):\n"
+        "        return self.linear.weight.square().mean()\n",
+        {},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", MODULES)
+def test_a_package_with_one_file_is_trained_by_name(
+    kind: str, shapes: Path, shapes_store: FeatureStore, tmp_path: Path
+) -> None:
+    name, code, options = MODULES[kind]
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "theirs.py").write_text(code)
+    about = site / "theirs-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    cls = "".join(part.title() for part in name.split("_"))
+    (about / "entry_points.txt").write_text(f"[videoclip.{kind}]\n{name} = theirs:{cls}\n")
+    values = {
+        "data": {"manifest": shapes, "store": shapes_store.folder},
+        "model": {kind: {"name": "none" if kind == "temporal" else "mean"}, "frames": 6},
+        "train": {"epochs": 1, "batch_size": 24},
+    }
+    (tmp_path / "c.yaml").write_text(dump(RunConfig.model_validate(values)))
+    overrides = [f"model.{kind}.name={name}", *(f"model.{kind}.{key}={value}" for key, value in options.items())]
+    command = [sys.executable, str(TRAIN), str(tmp_path / "c.yaml"), *overrides, "--out", str(tmp_path / "run")]
+    environment = {**os.environ, "PYTHONPATH": f"{site}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
+    assert name in (tmp_path / "run" / "best" / "config.yaml").read_text()
+    assert json.loads((tmp_path / "run" / "report.json").read_text())["parameters"] > 1000
+    wrong = [*command[:3], f"model.{kind}.name={name[:-1]}", "--out", str(tmp_path / "other")]
+    told = subprocess.run(wrong, check=False, env=environment, capture_output=True, text=True)
+    assert told.returncode == 1 and f"did you mean '{name}'" in told.stderr
