@@ -41,6 +41,7 @@ def made(name: str, **options: object) -> Similarity:
     return module.eval()
 
 
+@torch.no_grad()
 def by_pair(score: object) -> Tensor:
     """Scores one by one, from the real words (l, D) and real frames (t, D) of a pair alone."""
     text, video = features()
