@@ -1,5 +1,7 @@
 """X-Pool's text-conditioned attention over frames (Gorti et al., CVPR 2022, arXiv:2203.15086)."""
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -39,8 +41,12 @@ class Attention(Similarity):
             return self.in_blocks(self._compare_pooled, (text.sentence,), (video.frames, video.mask), numbers)
         queries = self._split(self.query(self.norm_in(text.sentence)))
         keys = self._split(self.key(self.norm_in(video.frames)))
-        parts = (unit(text.sentence), queries), (keys, video.mask, *self._forms(video.frames))
-        return self.in_blocks(self._compare, *parts, 8 * self.heads * video.frames.shape[1])
+        through = torch.eye(len(self.out.weight)).to(self.out.weight) + self.residual.weight
+        constant = through @ self.norm_read.bias + self.residual.bias  # what biases give to every pooled vector
+        constant = constant - constant.mean()
+        parts = (unit(text.sentence), queries), (keys, video.mask, *self._forms(video.frames, through, constant))
+        compare = partial(self._compare, constant)
+        return self.in_blocks(compare, *parts, 8 * self.heads * video.frames.shape[1])
 
     def weigh(self, text: TextFeatures, video: VideoFeatures) -> Tensor:
         """(Q, B, T), the mean over heads."""
@@ -69,21 +75,21 @@ class Attention(Similarity):
         pooled = unit(self.pool_by_text(sentence, frames, mask))
         return torch.einsum("qd,qbd->qb", unit(sentence), pooled)
 
-    def _forms(self, frames: Tensor) -> tuple[Tensor, ...]:
+    def _forms(self, frames: Tensor, through: Tensor, constant: Tensor) -> tuple[Tensor, ...]:
         """What the videos alone give to ``_compare``; N is T x heads.
 
-        What is read, minus its mean over channels, is sum w_n u_n with u the centred values after ``out`` (a); before
-        its last LayerNorm the pooled vector, centred too, is sum w_n y_n / deviation + c. Products of the u with each
-        other give the first variance, of the y and c the second, and of both, scaled by the last weights, the length.
+        What is read, minus its mean over channels, is the sum of w_n u_n, with u the centred values after ``out``. The
+        pooled vector before its last LayerNorm, centred too, is the sum of w_n y_n / deviation, plus ``constant``: y
+        are the u behind the first LayerNorm's weights and ``through``, the residual branch with its identity. Products
+        of the u give the first variance, those of y and constant the second, and, scaled by the last LayerNorm's
+        weights, the length.
         """
         values = self._split(self.value(self.norm_in(frames)))
         out = self._split(self.out.weight)  # (D, heads, d)
         read = torch.einsum("bthd,ehd->bthe", values, out).flatten(1, 2) + self.out.bias / self.heads
         read = read - read.mean(-1, keepdim=True)
-        through = torch.eye(len(self.out.weight)).to(self.out.weight) + self.residual.weight
         inner = F.linear(read * self.norm_read.weight, through)
         inner = inner - inner.mean(-1, keepdim=True)
-        constant = self._constant(through)
         scaled, offset = inner * self.norm_out.weight, constant * self.norm_out.weight
         width = read.shape[-1]
         return (
@@ -96,22 +102,16 @@ class Attention(Similarity):
             scaled @ self.norm_out.bias,
         )
 
-    def _constant(self, through: Tensor) -> Tensor:
-        """What the bias of the first LayerNorm and of the residual branch give to every pooled vector, centred (D,)."""
-        constant = through @ self.norm_read.bias + self.residual.bias
-        return constant - constant.mean()
-
-    def _compare(self, sentence: Tensor, queries: Tensor, keys: Tensor, mask: Tensor, *forms: Tensor) -> Tensor:
-        """(q, b) from (q, D) of unit length, (q, heads, d), (b, T, heads, d), (b, T) and ``_forms``."""
+    def _compare(
+        self, constant: Tensor, sentence: Tensor, queries: Tensor, keys: Tensor, mask: Tensor, *forms: Tensor
+    ) -> Tensor:
+        """(q, b) from c (D,), (q, D) of unit length, (q, heads, d), (b, T, heads, d), (b, T) and ``_forms``."""
         read_gram, inner_gram, inner_constant, scaled, scaled_gram, scaled_offset, scaled_bias = forms
         weights = self._weights(queries, keys, mask).flatten(2)
-        through = torch.eye(len(self.out.weight)).to(self.out.weight) + self.residual.weight
-        constant, scale, bias = self._constant(through), self.norm_out.weight, self.norm_out.bias
-        offset = constant * scale
+        bias, offset = self.norm_out.bias, constant * self.norm_out.weight
         read = weights * (_quadratic(weights, read_gram) + self.norm_read.eps).rsqrt()[..., None]
-        variance = (
-            _quadratic(read, inner_gram) + 2 * _linear(read, inner_constant) + constant @ constant / len(constant)
-        )
+        fixed = constant.square().mean()
+        variance = _quadratic(read, inner_gram) + 2 * _linear(read, inner_constant) + fixed
         shrink = (variance + self.norm_out.eps).rsqrt()
         along = (torch.einsum("qd,bnd->qbn", sentence, scaled) * read).sum(-1) + (sentence @ offset)[:, None]
         squared = _quadratic(read, scaled_gram) + 2 * _linear(read, scaled_offset) + offset @ offset
