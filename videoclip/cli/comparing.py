@@ -14,13 +14,13 @@ def bakeoff(args: argparse.Namespace) -> None:
     from videoclip.compare.bakeoff import bakeoff as run_bakeoff
     from videoclip.compare.bakeoff import markdown
     from videoclip.config import find_config, load_config, with_model
+    from videoclip.errors import ConfigError
 
     base = load_config(args.on, args.set) if args.on else None
-    names = [find_config(path).stem for path in args.configs]
-    configs = {
-        name: with_model(base, path) if base else load_config(path, args.set)
-        for name, path in zip(names, args.configs, strict=True)
-    }
+    files = dict.fromkeys(find_config(path).resolve() for path in args.configs)  # each once, in the order given
+    configs = {path.stem: with_model(base, path) if base else load_config(path, args.set) for path in files}
+    if len(configs) < len(files):
+        raise ConfigError("bakeoff", ["two files have the same name, which would be one row; rename one"])
     print(markdown(run_bakeoff(configs, args.out, range(args.seeds))), end="")
     print(f"{args.out / 'bakeoff.md'} and {args.out / 'bakeoff.json'}: {len(configs)} models, {args.seeds} seed(s)")
 
@@ -58,7 +58,12 @@ def probe(args: argparse.Namespace) -> None:
 
 
 def _bakeoff_arguments(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("configs", nargs="+", metavar="CONFIG", help="a YAML file, or a shipped one's name: model/xpool")
+    sub.add_argument(
+        "configs",
+        nargs="+",
+        metavar="CONFIG",
+        help="YAML files, or shipped ones by name (model/xpool); verdicts are against the first",
+    )
     sub.add_argument("--on", metavar="CONFIG", help="data, backbone and training of this one for all (demo/base)")
     sub.add_argument("--set", action="append", default=[], metavar="a.b=value", help="change a value for all")
     sub.add_argument("--seeds", type=count, default=1, help="runs of each (default 1)")
