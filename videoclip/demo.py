@@ -14,6 +14,7 @@ from rich.table import Table
 from videoclip.backbone import create_backbone
 from videoclip.config import ModelConfig, RunConfig, load_config
 from videoclip.data.manifest import Clip, of_split, read_manifest
+from videoclip.metrics import with_interval
 from videoclip.model import build_model, load_model
 from videoclip.retrieval.report import Example, write_report
 from videoclip.retrieval.rerank import rerank
@@ -130,8 +131,7 @@ def _table(results: dict[str, Any]) -> Table:
 
 
 def _cell(result: dict[str, Any]) -> str:
-    low, high = result["interval"]
-    return f"{result['text_to_video/R@1']:.1f} [{low:.1f}, {high:.1f}]"
+    return with_interval(result["text_to_video/R@1"], result["interval"])
 
 
 def _report(out: Path, results: dict[str, Any], store: FeatureStore, clips: Sequence[Clip]) -> None:

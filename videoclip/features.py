@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from videoclip.layers import gathered
+
 
 @dataclass(frozen=True)
 class VideoFeatures:
@@ -69,7 +71,7 @@ class VideoFeatures:
 
     def reordered(self, order: Tensor) -> VideoFeatures:
         """The plain frames that ``order`` (B, T) names, at the times of those whose place they take."""
-        frames = self.frames.gather(1, order[..., None].expand_as(self.frames))
+        frames = gathered(self.frames, order)
         return VideoFeatures(frames, self.mask, self.seconds, frames)
 
     def cleaned(self) -> VideoFeatures:

@@ -205,6 +205,11 @@ def unit(x: Tensor) -> Tensor:
     return F.normalize(x, dim=-1, eps=max(1e-12, torch.finfo(x.dtype).tiny))
 
 
+def cosines(sentence: Tensor, frames: Tensor) -> Tensor:
+    """Cosine of every sentence (Q, D) with every frame (B, T, D) -> (Q, B, T)."""
+    return torch.einsum("qd,btd->qbt", unit(sentence), unit(frames))
+
+
 def gathered(frames: Tensor, order: Tensor) -> Tensor:
     """frames (B, T, D) in another order (B, T)."""
     return frames.gather(1, order[..., None].expand_as(frames))

@@ -98,6 +98,12 @@ def bootstrap_interval(values: Sequence[float] | np.ndarray, seed: int = 0, samp
     return float(low), float(high)
 
 
+def with_interval(value: float, interval: Sequence[float]) -> str:
+    """``41.7 [36.0, 47.0]``: a figure and its interval, as tables show them."""
+    low, high = interval
+    return f"{value:.1f} [{low:.1f}, {high:.1f}]"
+
+
 def verdict(values: np.ndarray, others: np.ndarray, seed: int = 0) -> str:
     """``better``, ``worse`` or ``cannot tell``: whether values are higher than others, query by query.
 

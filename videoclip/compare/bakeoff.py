@@ -13,10 +13,10 @@ from rich.console import Console
 
 from videoclip.compare.cost import Cost, measure
 from videoclip.config import RunConfig
-from videoclip.data.manifest import of_split, read_manifest
+from videoclip.data.manifest import Clip, of_split, read_manifest
 from videoclip.demo import prepare_data
 from videoclip.errors import ConfigError
-from videoclip.metrics import bootstrap_interval, verdict
+from videoclip.metrics import bootstrap_interval, verdict, with_interval
 from videoclip.model import load_model
 from videoclip.store import FeatureStore
 from videoclip.training.evaluate import evaluate
@@ -56,11 +56,13 @@ def bakeoff(configs: Mapping[str, RunConfig], out: Path, seeds: Sequence[int] = 
     """
     first = _same_terms(configs)
     prepare_data(first)
+    store = FeatureStore(first.data.store)
+    tested = of_split(read_manifest(first.data.manifest), first.data.test[0], first.data.manifest)
     console = Console()
     rows = []
     for name, config in configs.items():
         console.print(f"[bold]{name}[/bold]")
-        rows.append(_row(name, config, out, seeds))
+        rows.append(_row(name, config, out, seeds, store, tested))
     split = first.data.test[0]
     results = {"split": split, "seeds": list(seeds), "data": first.data.model_dump(mode="json"), **_results(rows)}
     replace_text(out / "bakeoff.json", json.dumps(results, indent=2) + "\n")
@@ -79,7 +81,8 @@ def markdown(results: Mapping[str, Any]) -> str:
     for row in rows:
         cost = row["cost"]
         star = "" if cost["texts_timed"] == 1000 else "*"
-        cells = [row["name"], _cell(row["text_to_video"]), _cell(row["video_to_text"])]
+        both = (row["text_to_video"], row["video_to_text"])
+        cells = [row["name"], *(with_interval(found["R@1"], found["interval"]) for found in both)]
         cells += ["" if row["name"] == base else verdicts[row["name"]][base], f"{cost['parameters']:,}"]
         cells += [f"{cost['multiply_adds'] / 1e9:,.1f}", f"{cost['milliseconds']:,.0f}{star}", f"{cost['mib']:.0f}"]
         lines.append("| " + " | ".join(cells) + " |")
@@ -92,9 +95,9 @@ def markdown(results: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _row(name: str, config: RunConfig, out: Path, seeds: Sequence[int]) -> Row:
-    store, clips = FeatureStore(config.data.store), read_manifest(config.data.manifest)
-    tested = of_split(clips, config.data.test[0], config.data.manifest)
+def _row(
+    name: str, config: RunConfig, out: Path, seeds: Sequence[int], store: FeatureStore, tested: Sequence[Clip]
+) -> Row:
     text_hits, video_hits, seconds = [], [], 0.0
     for seed in seeds:
         seeded = config.model_copy(update={"train": config.train.model_copy(update={"seed": seed})})
@@ -126,11 +129,6 @@ def _results(rows: Sequence[Row]) -> dict[str, Any]:
 
 def _summary(hits: np.ndarray) -> dict[str, Any]:
     return {"R@1": float(hits.mean()), "interval": list(bootstrap_interval(hits)), "queries": len(hits)}
-
-
-def _cell(found: Mapping[str, Any]) -> str:
-    low, high = found["interval"]
-    return f"{found['R@1']:.1f} [{low:.1f}, {high:.1f}]"
 
 
 def _same_terms(configs: Mapping[str, RunConfig]) -> RunConfig:

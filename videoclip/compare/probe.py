@@ -11,7 +11,7 @@ import torch
 from videoclip.data.manifest import Clip
 from videoclip.errors import DataError, VideoclipError
 from videoclip.features import VideoFeatures
-from videoclip.metrics import bootstrap_interval
+from videoclip.metrics import bootstrap_interval, with_interval
 from videoclip.model import VIDEOS_AT_ONCE, VideoTextModel
 from videoclip.store import FeatureStore
 from videoclip.store.dataset import StoredClips, captions, in_store
@@ -136,8 +136,7 @@ def _against(found: Evaluation, plain: Evaluation) -> dict[str, Any]:
 
 
 def _cell(row: Mapping[str, Any]) -> str:
-    low, high = row["interval"]
-    return f"{row['R@1']:.1f} [{low:.1f}, {high:.1f}]"
+    return with_interval(row["R@1"], row["interval"])
 
 
 def _errors(rows: Sequence[Mapping[str, Any]]) -> list[list[float]]:

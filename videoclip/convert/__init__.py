@@ -16,7 +16,7 @@ from videoclip.config import BackboneConfig, ModelConfig
 from videoclip.convert.systems import SYSTEMS, Head
 from videoclip.convert.towers import split_towers, write_backbone
 from videoclip.errors import CheckpointError
-from videoclip.model import VideoTextModel, load_trained
+from videoclip.model import VideoTextModel, build_head, load_trained
 
 WITH_TOWERS = ("clip4clip", "clip2video", "drl", "xclip", "xpool")
 
@@ -66,11 +66,11 @@ def load_original(
         "temporal": _component(head.temporal, temporal, heads),
         "similarity": _component(head.similarity, similarity, heads),
     }
+    config = ModelConfig.model_validate(parts)
     model = VideoTextModel(
         None,
-        registry.create("temporal", *_split(parts["temporal"]), width=head.width),
-        registry.create("similarity", *_split(parts["similarity"]), width=head.width),
-        ModelConfig.model_validate(parts),
+        *build_head(config, head.width),
+        config,
     )
     if "logit_scale" not in weights and not head.needs_scale:
         weights["logit_scale"] = model.logit_scale.detach()
@@ -135,7 +135,3 @@ def _component(
     elif heads is not None and "heads" in options:
         options = {**options, "heads": heads}
     return {"name": name, "options": {**options, **{k: v for k, v in chosen.items() if k != "name"}}}
-
-
-def _split(component: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    return component["name"], component["options"]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from videoclip.features import TextFeatures, VideoFeatures
-from videoclip.layers import mask_bias, masked_softmax, unit
+from videoclip.layers import cosines, mask_bias, masked_softmax, unit
 from videoclip.similarity import Similarity, words_of
 
 
@@ -52,8 +52,7 @@ class Mutual(Similarity):
         """(Q, B, T) of the ``sentence`` form."""
         if self.form != "sentence":
             return super().weigh(text, video)
-        cosine = torch.einsum("qd,btd->qbt", unit(text.sentence), unit(video.frames))
-        return masked_softmax(self.sharpness * cosine, video.mask)
+        return masked_softmax(self.sharpness * cosines(text.sentence, video.frames), video.mask)
 
     def _expected(self, sentence: Tensor, frames: Tensor, mask: Tensor) -> Tensor:
         cosine = torch.einsum("qd,btd->qbt", sentence, frames)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from videoclip.features import TextFeatures, VideoFeatures
-from videoclip.layers import cosine_of_sum, masked_softmax, unit
+from videoclip.layers import cosine_of_sum, cosines, masked_softmax, unit
 from videoclip.similarity import Similarity
 
 
@@ -35,8 +35,7 @@ class QueryScoring(Similarity):
 
     def weigh(self, text: TextFeatures, video: VideoFeatures) -> Tensor:
         """(Q, B, T)."""
-        sentence, frames = unit(text.sentence), unit(video.frames)
-        return masked_softmax(torch.einsum("qd,btd->qbt", sentence, frames) / self.temperature, video.mask)
+        return masked_softmax(cosines(text.sentence, video.frames) / self.temperature, video.mask)
 
     def _compare(self, sentence: Tensor, frames: Tensor, gram: Tensor, mask: Tensor) -> Tensor:
         products = torch.einsum("qd,btd->qbt", sentence, frames)

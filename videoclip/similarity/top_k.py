@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from videoclip.features import TextFeatures, VideoFeatures
-from videoclip.layers import cosine_of_sum, unit
+from videoclip.layers import cosine_of_sum, cosines, unit
 from videoclip.similarity import Similarity
 
 
@@ -32,8 +32,7 @@ class TopK(Similarity):
 
     def weigh(self, text: TextFeatures, video: VideoFeatures) -> Tensor:
         """(Q, B, T), equal over the frames that count."""
-        cosine = torch.einsum("qd,btd->qbt", unit(text.sentence), unit(video.frames))
-        chosen = self._chosen(cosine, video.mask)
+        chosen = self._chosen(cosines(text.sentence, video.frames), video.mask)
         return chosen / chosen.sum(-1, keepdim=True).clamp(min=1)
 
     def _compare(self, sentence: Tensor, frames: Tensor, gram: Tensor, mask: Tensor) -> Tensor:
