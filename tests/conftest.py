@@ -74,3 +74,10 @@ def numbered_mp4(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("numbered") / "numbered.mp4"
     write_video(path, numbered(100), 25, options={"g": "24", "bf": "3", "crf": "15"})
     return path
+
+
+@pytest.fixture(scope="session")
+def shared_features(shared: Path) -> np.ndarray:
+    """Scores (400, 400) of a trained retrieval model, texts by videos."""
+    scores: np.ndarray = np.load(shared / "features" / "msrvtt_1kA_similarity_vit_b16_first400.npy")
+    return scores

@@ -85,7 +85,13 @@ def test_evaluate_search_and_info(small_demo: Path, tmp_path: Path, capsys: pyte
     )
     report = json.loads((checkpoint / "report.json").read_text())
     assert code == 0 and json.loads(out)["text_to_video/R@1"] == report["test"]["test"]["text_to_video/R@1"]
-    assert {p.name for p in (tmp_path / "e").iterdir()} == {"test.json", "test.run", "test.queries.tsv", "test.qrels"}
+    assert {p.name for p in (tmp_path / "e").iterdir()} == {
+        "test.json",
+        "test.ranks.json",
+        "test.run",
+        "test.queries.tsv",
+        "test.qrels",
+    }
     code, out, _ = run(capsys, "search", store, "a small red circle", "-k", 3)
     assert code == 0 and len(out.splitlines()) == 3 and "best at" in out
     code, out, _ = run(capsys, "search", store, "a small red circle", "--checkpoint", checkpoint)

@@ -73,7 +73,8 @@ def test_all_mistakes_at_once_each_with_key_and_nearest_name(tmp_path: Path) -> 
         {
             "data": DATA | {"allow_mising": True},
             "model": {"temporal": {"name": "transfomer"}, "similarity": {"name": "query_scoring", "temperatur": 0.1}},
-            "train": {"epochs": "many", "lr": -1, "select": "R@1"},
+            "train": {"epochs": "many", "lr": -1},
+            "select": {"metric": "R@1"},
             "modle": {},
         },
     )
@@ -88,7 +89,7 @@ def test_all_mistakes_at_once_each_with_key_and_nearest_name(tmp_path: Path) -> 
         "modle: no such key: 'modle'; did you mean 'model'?",
         "train.epochs: input should be a valid integer",
         "train.lr: input should be greater than 0, got -1",
-        "train.select: ",
+        "select.metric: ",
         "no_equals_sign: write overrides as a.b=value",
     ):
         assert expected in text, expected
@@ -99,7 +100,7 @@ def test_all_mistakes_at_once_each_with_key_and_nearest_name(tmp_path: Path) -> 
     ("data", "message"),
     [
         ({"validation": "test"}, "the best epoch must not see the test"),
-        ({"train": "val"}, "also used for validation or test"),
+        ({"train": "val", "validation": "val"}, "also used for validation or test"),
         ({"test": ["train"]}, "also used for validation or test"),
     ],
 )

@@ -12,8 +12,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "videoclip"
 FLOORS = {
-    1: "errors features layers registry losses metrics video data",
-    2: "config backbone temporal similarity",
+    1: "errors features layers registry config loss metrics video data",
+    2: "backbone temporal similarity",
     3: "tuning store",
     4: "model convert",
     5: "training classify retrieval synthetic",

@@ -94,16 +94,22 @@ class DataConfig(Strict):
         sampling: which of the cached frames a training step sees: ``uniform``, or ``random`` inside equal segments.
             Validation and test always take ``uniform``.
         allow_missing: train and evaluate although some clips of a split are not in the store.
+        validation: split that the best epoch is chosen on; ``held_out`` sets clips of the training split apart for it.
+            When not given: ``val``, or ``held_out`` where the manifest has no such split.
+        held_out: how many clips that are, at most a tenth of the training split.
+        protocol: card that the splits are checked against, see ``videoclip.data.protocol``.
         synthetic: make manifest and store on first use: ``moving_shapes``.
     """
 
     manifest: Path
     store: Path
     train: str = "train"
-    validation: str = "val"
+    validation: str | None = None
+    held_out: Positive = 500
     test: tuple[str, ...] = ("test",)
     sampling: Literal["uniform", "random"] = "uniform"
     allow_missing: bool = False
+    protocol: str = "custom"
     synthetic: Literal["moving_shapes"] | None = None
 
     @model_validator(mode="after")
@@ -126,11 +132,17 @@ class TrainConfig(Strict):
         tower_lr: peak learning rate inside the towers.
         warmup: share of all steps in which the learning rates rise from zero; then they fall as a cosine to zero.
         accumulation: batches per optimiser step; each batch contrasts only its own pairs.
+        loss: contrastive loss, a component of ``videoclip.loss``.
+        same_pairs: what becomes of a text and a video of a batch that belong together without being a pair, because
+            they share video or caption: left out (``mask``), or one more right answer (``positive``).
+        mixup: weight of m2-Mixup beside the loss, see ``videoclip.loss.geodesic_mixup``.
+        encode_at_once: pairs that pass the towers at a time, where a batch's activations do not fit: each part is
+            encoded again for its gradient (GradCache, arXiv:2101.06983). All at once when not given.
         reversed_negatives: each text is also contrasted with its own video's frames in reverse order; for captions that
             tell an order of events (the idea of Test of Time, Bagad et al., CVPR 2023, arXiv:2301.02074).
         precision: ``auto`` takes bf16 on GPUs that have it, else fp32.
-        select: metric of the validation split that chooses the best epoch.
         checkpoint_steps: optimiser steps between checkpoints; each epoch also ends with one.
+        tracker: also write losses and metrics for TensorBoard, through accelerate.
     """
 
     epochs: Positive = 5
@@ -141,11 +153,28 @@ class TrainConfig(Strict):
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
     clip_gradient: Annotated[float, Field(gt=0)] = 1.0
     accumulation: Positive = 1
+    loss: Component = Component(name="cross_entropy")
+    same_pairs: Literal["mask", "positive"] = "mask"
+    mixup: Annotated[float, Field(ge=0)] = 0.0
+    encode_at_once: Positive | None = None
     reversed_negatives: bool = False
     precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
-    select: Metric = "text_to_video/R@1"
     checkpoint_steps: Positive = 200
-    seed: int = 0
+    tracker: Literal["none", "tensorboard"] = "none"
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class SelectConfig(Strict):
+    """Which epoch is the result.
+
+    Attributes:
+        metric: the best epoch's is highest, or lowest for ranks.
+        split: ``validation``; ``test_as_published`` chooses on the first test split, as many papers did, to reproduce
+            them, and labels the result so.
+    """
+
+    metric: Metric = "text_to_video/R@1"
+    split: Literal["validation", "test_as_published"] = "validation"
 
 
 class RunConfig(Strict):
@@ -154,6 +183,7 @@ class RunConfig(Strict):
     data: DataConfig
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
+    select: SelectConfig = SelectConfig()
 
 
 C = TypeVar("C", bound=Strict)
@@ -211,6 +241,16 @@ def parse(values: Any, kind: type[C], source: str, problems: Sequence[str] = ())
     if found:
         raise ConfigError(source, found)
     return config
+
+
+def load_as(path: str | Path, kind: type[C]) -> C:
+    """Read a YAML file, or a shipped one by name, as another kind of configuration than a run.
+
+    Raises:
+        ConfigError: listing every mistake.
+    """
+    found = find_config(path)
+    return parse(_read(found), kind, str(found))
 
 
 def dump(config: Strict) -> str:
@@ -281,21 +321,24 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
 
 def _check_components(values: Any, kind: type[Strict]) -> list[str]:
     """Names and options of every component, checked against the registry before pydantic sees the rest."""
-    prefix, model = (
-        ("model.", values.get("model")) if kind is RunConfig and isinstance(values, Mapping) else ("", values)
-    )
-    if not isinstance(model, Mapping):
-        return []
-    problems = []
     kinds: dict[str, registry.Kind] = {
-        "temporal": "temporal",
-        "similarity": "similarity",
-        "text_tuning": "tuning",
+        "model.temporal": "temporal",
+        "model.similarity": "similarity",
+        "model.text_tuning": "tuning",
+        "train.loss": "loss",
     }
+    problems = []
     for key, component in kinds.items():
-        if isinstance(model.get(key), str | Mapping):
-            parsed = Component.model_validate(model[key])
-            problems += registry.check_component(component, parsed.name, parsed.options, prefix + key)
+        section, _, name = key.partition(".")
+        shown = key if kind is RunConfig else name
+        within = values.get(section) if kind is RunConfig and isinstance(values, Mapping) else values
+        if (
+            kind in (RunConfig, ModelConfig)
+            and isinstance(within, Mapping)
+            and isinstance(within.get(name), str | Mapping)
+        ):
+            parsed = Component.model_validate(within[name])
+            problems += registry.check_component(component, parsed.name, parsed.options, shown)
     return problems
 
 

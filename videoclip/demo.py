@@ -138,14 +138,15 @@ def _report(out: Path, results: dict[str, Any], store: FeatureStore, clips: Sequ
     model = load_model(out / "runs" / "query_scoring")
     found = evaluate(model, store, of_split(clips, "test", out))
     paths = {clip.id: Path(clip.path) for clip in clips}
-    order = (found.ranks > 1).nonzero()[:4, 0].tolist() + (found.ranks <= 1).nonzero()[:4, 0].tolist()
+    ranks, first = found.ranks.text, found.scores.top(1)[0][:, 0].tolist()
+    order = (ranks > 1).nonzero()[:4, 0].tolist() + (ranks <= 1).nonzero()[:4, 0].tolist()
     examples = []
     for query in order:
-        top = found.videos[int(found.scores[query].argmax())]
-        right = found.videos[found.owners[query]]
+        top = found.videos[first[query]]
+        right = found.videos[int(found.scores.owner[query])]
         shown = [right] if top == right else [right, top]
         text = model.encode_text([found.texts[query]])
         weights = model.similarity.frame_weights(text, model.encode_store(store, shown)).detach()[0]
         videos = [(video, paths[video], w.tolist()) for video, w in zip(shown, weights, strict=True)]
-        examples.append(Example(found.texts[query], float(found.ranks[query]), videos))
+        examples.append(Example(found.texts[query], float(ranks[query]), videos))
     write_report(out / "report.html", results, examples, list(SPLITS))

@@ -108,6 +108,23 @@ class TextFeatures:
     words: Tensor | None = None
     mask: Tensor | None = None
 
+    @classmethod
+    def cat(cls, parts: Sequence[TextFeatures]) -> TextFeatures:
+        """Join along Q; words are padded to the longest."""
+        longest = max(0 if part.words is None else part.words.shape[1] for part in parts)
+        padded = [part.padded(longest) for part in parts]
+        words = [part.words for part in padded if part.words is not None]
+        masks = [part.mask for part in padded if part.mask is not None]
+        sentence = torch.cat([part.sentence for part in parts])
+        return cls(sentence, torch.cat(words), torch.cat(masks)) if words else cls(sentence)
+
+    def padded(self, length: int) -> TextFeatures:
+        """The same with words (Q, length, D), none of them real beyond the present ones."""
+        if self.words is None or self.mask is None:
+            return self
+        missing = length - self.words.shape[1]
+        return TextFeatures(self.sentence, F.pad(self.words, (0, 0, 0, missing)), F.pad(self.mask, (0, missing)))
+
     def __len__(self) -> int:
         return len(self.sentence)
 

@@ -23,7 +23,7 @@ from videoclip.config import Component, ModelConfig
 from videoclip.errors import CheckpointError
 from videoclip.features import TextFeatures, VideoFeatures
 from videoclip.similarity import Similarity
-from videoclip.store.dataset import ClipsInContext, StoredClips
+from videoclip.store.dataset import StoredClips
 from videoclip.store.extract import read_clips
 from videoclip.temporal import TemporalEncoder
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from videoclip.store import FeatureStore
 
 MAX_LOGIT_SCALE = math.log(100)  # CLIP's own bound
-VIDEOS_AT_ONCE = 512
+VIDEOS_AT_ONCE = 64  # rounding depends on it, so everything that encodes a gallery takes the same
 
 
 class VideoTextModel(nn.Module):
@@ -84,10 +84,7 @@ class VideoTextModel(nn.Module):
                 "This model reads a clip among its neighbours in the long video: evaluate it with a manifest, whose "
                 "clips share files and have start times."
             )
-        return self.encode_clips(StoredClips(store, ids, self.config.frames))
-
-    def encode_clips(self, clips: StoredClips | ClipsInContext) -> VideoFeatures:
-        """As ``encode_store``, of clips that are read in one way or the other."""
+        clips = StoredClips(store, ids, self.config.frames)
         starts = range(0, max(1, len(clips)), VIDEOS_AT_ONCE)
         parts = (clips.__getitems__(range(i, min(i + VIDEOS_AT_ONCE, len(clips)))) for i in starts)
         return VideoFeatures.cat([self.encode_video(part.to(self.logit_scale.device)) for part in parts])

@@ -19,7 +19,7 @@ import pydantic
 
 from videoclip.errors import ConfigError
 
-Kind = Literal["temporal", "similarity", "tuning"]
+Kind = Literal["temporal", "similarity", "tuning", "loss"]
 
 
 @cache

@@ -12,7 +12,7 @@ from videoclip.cli import main
 from videoclip.compare.bakeoff import bakeoff
 from videoclip.config import RunConfig, dump, load_config, with_model
 from videoclip.errors import ConfigError
-from videoclip.metrics import verdict
+from videoclip.metrics import bootstrap_interval, verdict
 from videoclip.store import FeatureStore
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "model").glob("*.yaml"))
@@ -83,7 +83,7 @@ def test_verdicts_follow_the_paired_interval() -> None:
     generator = np.random.default_rng(0)
     base = generator.integers(0, 2, 300) * 100.0
     better = np.where(generator.random(300) < 0.1, 100.0, base)
-    assert verdict(better, base) == "better" and verdict(base, better) == "worse"
-    assert verdict(base, base) == "cannot tell"
-    shuffled = generator.permutation(base)
-    assert verdict(shuffled, base) == "cannot tell"
+    told = [verdict(bootstrap_interval(difference)) for difference in (better - base, base - better)]
+    assert told == ["better", "worse"]
+    assert verdict(bootstrap_interval(base - base)) == "cannot tell"
+    assert verdict(bootstrap_interval(generator.permutation(base) - base)) == "cannot tell"

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from videoclip import convert
 from videoclip.features import TextFeatures, VideoFeatures
-from videoclip.losses import symmetric_cross_entropy
+from videoclip.loss import Pairs
 from videoclip.model import VideoTextModel
+from videoclip.registry import create
 
 
 class Recording:
@@ -80,4 +81,5 @@ class Recording:
 def pairs_loss(logits: Tensor) -> Tensor:
     """CLIP's loss of the first texts and videos, as many as there are of both."""
     count = min(logits.shape)
-    return symmetric_cross_entropy(logits[:count, :count])
+    loss: Tensor = create("loss", "cross_entropy")(Pairs.of(logits[:count, :count]))
+    return loss

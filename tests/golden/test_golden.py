@@ -19,7 +19,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tests.golden.recording import Recording, pairs_loss
-from videoclip import losses, metrics
+from tests.golden.scores import RUNNERS as SCORES
+from tests.golden.scores import check_metrics
+from videoclip import loss as losses
+from videoclip import metrics
 from videoclip.backbone.openclip import OpenClip
 from videoclip.features import TextFeatures, VideoFeatures
 from videoclip.registry import create
@@ -130,7 +133,7 @@ def xpool_transformer(recording: Recording, folder: Path) -> None:
     text, video, owner = recording.text(), recording.video(), recording.inputs["text_video"]
     sims = model.similarity(text, video)
     mine = {"sims": sims, "sims_train": sims[recording.inputs["first_text"]]}
-    mine["loss"] = losses.symmetric_cross_entropy(recording.inputs["logit_scale"].exp() * mine["sims_train"])
+    mine["loss"] = pairs_loss(recording.inputs["logit_scale"].exp() * mine["sims_train"])
     mine["pooled"] = model.similarity.pool_by_text(text.sentence, video.frames, video.mask).transpose(0, 1)
     of_video = [sims[owner == v] for v in range(len(video))]
     missing = max(map(len, of_video))
@@ -140,7 +143,7 @@ def xpool_transformer(recording: Recording, folder: Path) -> None:
     found = metrics.retrieval_metrics(sims.detach(), owner)
     for direction, ours in (("t2v_metrics", "text_to_video"), ("v2t_metrics", "video_to_text")):
         expected = recording.case["expected"][direction]
-        _check_metrics(found, {**expected, "MedianR": expected["MedR"]}, ours)
+        check_metrics(found, {**expected, "MedianR": expected["MedR"]}, ours)
 
 
 def xpool_baseline_pooling(recording: Recording, folder: Path) -> None:
@@ -215,22 +218,6 @@ def contra_context_transformer(recording: Recording, folder: Path) -> None:
     recording.check(mine)
 
 
-def contra_losses(recording: Recording, folder: Path) -> None:
-    o, x, near = recording.options, recording.inputs, recording.inputs["clips_with_neighbours"]
-    logits = x["text"] @ x["video"].T / o["temperature"]
-    hard_text = (x["video"][near] * x["negative_text"]).sum(1) / o["temperature"]
-    hard_video = (x["text"][near] * x["negative_video"]).sum(1) / o["temperature"]
-    mine = {
-        "nce": o["lambda_1"] * losses.joint_softmax(logits),
-        "uniformity": o["lambda_2"] * losses.uniformity(torch.cat([x["video"], x["text"]])),
-        "neighbouring_text": o["lambda_3"] * losses.hard_negative(logits.diagonal()[near], hard_text),
-        "neighbouring_video": o["lambda_4"] * losses.hard_negative(logits.diagonal()[near], hard_video),
-    }
-    mine["loss"] = torch.stack(list(mine.values())).sum()
-    mine["loss"].backward()
-    recording.check(mine | {f"grad.input:{name}": tensor.grad for name, tensor in x.items() if tensor.grad is not None})
-
-
 def tem_adapter(recording: Recording, folder: Path) -> None:
     """The authors' slip, by which row r reads video r mod B, is made by the order of the videos that are given."""
     o = recording.options
@@ -281,48 +268,6 @@ def xclip_videox(recording: Recording, folder: Path) -> None:
     assert "grad.mit.positional_embedding" in mine
 
 
-def clip4clip_metrics(recording: Recording, folder: Path) -> None:
-    expected = recording.case["expected"]
-    square = recording.inputs["sim"]
-    diagonal = torch.arange(len(square))
-    for key, matrix in (("sim/t2v compute_metrics(x)", square), ("sim/v2t compute_metrics(x.T)", square.T)):
-        ranks, tied = metrics.text_to_video_ranks(matrix, diagonal)
-        assert not tied.any()
-        _check_metrics(metrics.summarise(ranks, tied, "x"), expected[key])
-        assert (ranks - 1).tolist() == expected[key]["cols"]
-    for key, matrix in (
-        ("sim_ties/t2v compute_metrics(x)", recording.inputs["sim_ties"]),
-        ("sim_ties/v2t compute_metrics(x.T)", recording.inputs["sim_ties"].T),
-    ):
-        assert places_as_clip4clip_counts_ties(matrix) == expected[key]["cols"]
-    flat, owner = recording.inputs["sim_flat"], recording.inputs["sentence_owner"]
-    mine = metrics.retrieval_metrics(flat, owner)
-    multi = expected["multi/t2v tensor_text_to_video_metrics(sim_padded)"]
-    ranks, _ = metrics.text_to_video_ranks(flat, owner)
-    lower_median = float(ranks.median())  # the original takes the lower middle value in this direction
-    _check_metrics(mine | {"text_to_video/median_rank": lower_median}, multi, "text_to_video")
-    _check_metrics(mine, expected["multi/v2t compute_metrics(tensor_video_to_text_sim(sim_padded))"], "video_to_text")
-    v2t = metrics.best_caption_scores(flat, owner, flat.shape[1])
-    recording.check({"v2t_sim": v2t}, ["v2t_sim"])
-
-
-def places_as_clip4clip_counts_ties(scores: Tensor) -> list[int]:
-    """CLIP4Clip's slip: one entry for every place whose score equals the true pair's, so ties add entries."""
-    ordered = scores.sort(descending=True, dim=1).values
-    return torch.nonzero(ordered == scores.diagonal()[:, None])[:, 1].tolist()
-
-
-def _check_metrics(mine: dict[str, float], expected: dict[str, float], direction: str = "x") -> None:
-    for ours, theirs in (
-        ("R@1", "R1"),
-        ("R@5", "R5"),
-        ("R@10", "R10"),
-        ("median_rank", "MedianR"),
-        ("mean_rank", "MeanR"),
-    ):
-        assert mine[f"{direction}/{ours}"] == pytest.approx(expected[theirs], rel=1e-5), theirs
-
-
 def clip4clip_frame_sampling(recording: Recording, folder: Path) -> None:
     expected = recording.case["expected"]
     assert expected["decode"] and expected["slice"]
@@ -352,7 +297,6 @@ RUNNERS = {
     "clip4clip_seqlstm": clip4clip,
     "clip4clip_seqtransf": clip4clip,
     "clip4clip_tighttransf": clip4clip,
-    "clip4clip_metrics": clip4clip_metrics,
     "clip4clip_frame_sampling": clip4clip_frame_sampling,
     "clip2video_tdb": clip2video,
     "clip2video_tdb_mlp": clip2video,
@@ -378,9 +322,9 @@ RUNNERS = {
     "mug_alignment": mug_alignment,
     "mug_drl_wti": mug_drl_wti,
     "contra_context_transformer": contra_context_transformer,
-    "contra_losses": contra_losses,
     "tem_adapter": tem_adapter,
     "xclip_videox": xclip_videox,
+    **SCORES,
 }
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from videoclip.backbone.openclip import OpenClip
+from videoclip.config import TrainConfig
 from videoclip.data.manifest import Clip, of_split, read_manifest
 from videoclip.errors import CheckpointError
 from videoclip.model import create_model
@@ -59,7 +60,7 @@ def test_a_context_model_trains_and_evaluates_on_neighbours(long_video: tuple[Fe
     model.config = model.config.model_copy(update={"context": 2})
     batch = TrainingPairs(store, clips, 4, context=2).batch(np.arange(6), 0)
     assert batch.video.frames.shape == (6, 5, 128)
-    loss = ContrastiveTask(model)(batch)
+    loss = ContrastiveTask(model, TrainConfig())(batch)
     loss.backward()
     assert loss.isfinite() and model.temporal.positions.grad is not None
     assert evaluate(model, store, clips).metrics["text_to_video/R@5"] > 0
@@ -80,7 +81,7 @@ def test_cached_words_are_the_live_ones(long_video: tuple[FeatureStore, list[Cli
     assert model.backbone is not None
     tokens = model.backbone.tokenize(captions(clips))
     pairs = [TrainingPairs(store, clips, 4, words=True), TrainingPairs(store, clips, 4, tokens=tokens)]
-    losses = [ContrastiveTask(model)(p.batch(np.arange(0, 12, 2), 0)) for p in pairs]
+    losses = [ContrastiveTask(model, TrainConfig())(p.batch(np.arange(0, 12, 2), 0)) for p in pairs]
     torch.testing.assert_close(losses[0], losses[1], atol=5e-2, rtol=0)
 
 
@@ -88,4 +89,4 @@ def test_without_cached_words_the_tower_runs(shapes: Path, shapes_store: Feature
     model = create_model("tiny", similarity="mutual", frames=4).eval()
     assert runs_live(model, shapes_store)
     found = evaluate(model, shapes_store, of_split(read_manifest(shapes), "test", shapes))
-    assert found.scores.shape == (12, 12) and found.video_ranks.shape == (12,)
+    assert found.scores.whole().shape == (12, 12) and found.ranks.video is not None and len(found.ranks.video) == 12

@@ -1,4 +1,4 @@
-"""``videoclip bakeoff`` and ``videoclip probe``."""
+"""``videoclip bakeoff``, ``videoclip probe`` and ``videoclip compare``."""
 
 from __future__ import annotations
 
@@ -57,6 +57,23 @@ def probe(args: argparse.Namespace) -> None:
     print(f"{args.out}: probe.md, probe.json and probe.png")
 
 
+def compare(args: argparse.Namespace) -> None:
+    """Tell whether the second of two results is better, query by query, and what else differs."""
+    from videoclip.compare.runs import compare as compare_runs
+    from videoclip.compare.runs import describe
+
+    found = compare_runs(args.first, args.second)
+    print(describe(found), end="")
+    if args.out:
+        args.out.write_text(json.dumps(found, indent=2) + "\n")
+
+
+def _compare_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("first", type=Path, metavar="RUN_A", help="folder of a training run, or of an evaluation")
+    sub.add_argument("second", type=Path, metavar="RUN_B")
+    sub.add_argument("--out", type=Path, help="also write everything as JSON")
+
+
 def _bakeoff_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "configs",
@@ -79,4 +96,8 @@ def _probe_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--out", type=Path, default=Path("probe"), help="folder for table and plot (default probe)")
 
 
-COMMANDS: dict[Command, AddArguments] = {bakeoff: _bakeoff_arguments, probe: _probe_arguments}
+COMMANDS: dict[Command, AddArguments] = {
+    bakeoff: _bakeoff_arguments,
+    probe: _probe_arguments,
+    compare: _compare_arguments,
+}

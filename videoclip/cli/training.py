@@ -6,11 +6,12 @@ import argparse
 import json
 from pathlib import Path
 
-from videoclip.cli.arguments import AddArguments, Command
+from videoclip.cli.arguments import AddArguments, Command, count
 
 
 def train(args: argparse.Namespace) -> None:
     """Train a model from a config."""
+    from videoclip.compare.seeds import train_seeds
     from videoclip.config import dump, find_config, load_config
     from videoclip.demo import prepare_data
     from videoclip.training.loop import train as run_training
@@ -20,6 +21,11 @@ def train(args: argparse.Namespace) -> None:
         print(dump(config), end="")
         return
     out = args.out or Path("runs") / "_".join([find_config(args.config).stem, *args.overrides]).replace("/", "-")
+    if args.seeds:
+        seeds = range(config.train.seed, config.train.seed + args.seeds)
+        if found := train_seeds(config, out, seeds, args.resume, prepare_data):
+            print(json.dumps(found, indent=2))
+        return
     report = run_training(config, out, args.resume, prepare_data)
     if report:
         print(json.dumps(report, indent=2))
@@ -28,22 +34,40 @@ def train(args: argparse.Namespace) -> None:
 
 def evaluate(args: argparse.Namespace) -> None:
     """Score a checkpoint on a split."""
+    import torch
+
     from videoclip.data.manifest import of_split, read_manifest
+    from videoclip.data.protocol import load_protocol
     from videoclip.model import load_model
+    from videoclip.retrieval.hubness import bank_scores, corrected
     from videoclip.retrieval.runs import write_evaluation
     from videoclip.store import FeatureStore
     from videoclip.training.evaluate import evaluate as run_evaluation
+    from videoclip.training.processes import join_launch
+    from videoclip.training.run import write_ranks
 
-    clips = of_split(read_manifest(args.manifest), args.split, args.manifest)
-    model, store = load_model(args.checkpoint), FeatureStore(args.store)
+    manifest, protocol = read_manifest(args.manifest), load_protocol(args.protocol)
+    protocol.check(args.split, [clip for clip in manifest if clip.split == args.split], args.manifest)
+    clips = of_split(manifest, args.split, args.manifest)
+    device, main = join_launch()
+    model, store = load_model(args.checkpoint).to(device), FeatureStore(args.store)
     store.check_backbone(model.backbone)  # type: ignore[arg-type]
-    found = run_evaluation(model, store, clips, args.allow_missing)
-    summary = json.dumps({"split": args.split, "store": store.fingerprint, **found.summary()}, indent=2)
-    print(summary)
+    found = run_evaluation(model, store, clips, args.allow_missing, protocol.rule)
+    summary = {"protocol": protocol.label(args.split, clips), "store": store.fingerprint, **found.summary()}
+    if args.transductive:
+        others = of_split(manifest, args.bank, args.manifest) if args.bank else None
+        bank = None if others is None else bank_scores(model, store, clips, others)
+        temperature = args.temperature or 1 / float(model.logits(torch.ones((), device=device)))
+        summary["transductive"] = corrected(args.transductive, found.scores, temperature, bank)
+    if main:
+        text = json.dumps(summary, indent=2)
+        print(text)
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / f"{args.split}.json").write_text(summary + "\n")
-        write_evaluation(found, args.out, args.split)
+        write_evaluation(found, args.out, args.split, write=main)
+        if main:
+            (args.out / f"{args.split}.json").write_text(text + "\n")
+            write_ranks(found, args.out, args.split)
 
 
 def convert(args: argparse.Namespace) -> None:
@@ -59,6 +83,7 @@ def _train_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("config", help="a YAML file, or the name of a shipped one such as demo/lstm")
     sub.add_argument("overrides", nargs="*", metavar="a.b=value")
     sub.add_argument("--out", type=Path, help="the run's folder (default: runs/CONFIG, with any overrides)")
+    sub.add_argument("--seeds", type=count, help="train so many seeds, from train.seed on, and tell how they spread")
     sub.add_argument("--resume", action="store_true", help="go on with the run in --out")
     sub.add_argument("--print-config", action="store_true", help="show the resolved config and stop")
 
@@ -68,8 +93,13 @@ def _evaluate_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--manifest", type=Path, required=True)
     sub.add_argument("--store", required=True)
     sub.add_argument("--split", default="test")
+    sub.add_argument("--protocol", default="custom", help="check the split against this card (msrvtt_1k_a)")
     sub.add_argument("--allow-missing", action="store_true", help="leave out clips that the store lacks")
-    sub.add_argument("--out", type=Path, help="folder for metrics, TREC run, queries and qrels")
+    sub.add_argument("--out", type=Path, help="folder for metrics, ranks, TREC run, queries and qrels")
+    more = sub.add_argument_group("scores that look at more than one query, in columns of their own")
+    more.add_argument("--transductive", nargs="+", choices=["dual_softmax", "sinkhorn", "qb_norm", "nnn"], default=[])
+    more.add_argument("--bank", metavar="SPLIT", help="whose sentences qb_norm and nnn look at: train or validation")
+    more.add_argument("--temperature", type=float, help="of the softmaxes (default: the model's own)")
 
 
 def _convert_arguments(sub: argparse.ArgumentParser) -> None:

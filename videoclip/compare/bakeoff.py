@@ -12,16 +12,14 @@ import numpy as np
 from rich.console import Console
 
 from videoclip.compare.cost import Cost, measure
+from videoclip.compare.seeds import with_seed
 from videoclip.config import RunConfig
-from videoclip.data.manifest import Clip, of_split, read_manifest
 from videoclip.demo import prepare_data
 from videoclip.errors import ConfigError
-from videoclip.metrics import bootstrap_interval, verdict, with_interval
-from videoclip.model import load_model
+from videoclip.metrics import bootstrap_interval, hits, verdict, with_interval
 from videoclip.store import FeatureStore
-from videoclip.training.evaluate import evaluate
 from videoclip.training.loop import train
-from videoclip.training.run import replace_text
+from videoclip.training.run import read_ranks, replace_text
 
 SIGNS = {"better": "+", "worse": "-", "cannot tell": "?"}
 
@@ -57,12 +55,11 @@ def bakeoff(configs: Mapping[str, RunConfig], out: Path, seeds: Sequence[int] = 
     first = _same_terms(configs)
     prepare_data(first)
     store = FeatureStore(first.data.store)
-    tested = of_split(read_manifest(first.data.manifest), first.data.test[0], first.data.manifest)
     console = Console()
     rows = []
     for name, config in configs.items():
         console.print(f"[bold]{name}[/bold]")
-        rows.append(_row(name, config, out, seeds, store, tested))
+        rows.append(_row(name, config, out, seeds, store.recipe.width))
     split = first.data.test[0]
     results = {"split": split, "seeds": list(seeds), "data": first.data.model_dump(mode="json"), **_results(rows)}
     replace_text(out / "bakeoff.json", json.dumps(results, indent=2) + "\n")
@@ -95,20 +92,18 @@ def markdown(results: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _row(
-    name: str, config: RunConfig, out: Path, seeds: Sequence[int], store: FeatureStore, tested: Sequence[Clip]
-) -> Row:
+def _row(name: str, config: RunConfig, out: Path, seeds: Sequence[int], width: int) -> Row:
     text_hits, video_hits, seconds = [], [], 0.0
     for seed in seeds:
-        seeded = config.model_copy(update={"train": config.train.model_copy(update={"seed": seed})})
+        seeded = with_seed(config, seed)
         folder = out / "runs" / f"{name}-seed{seed}"
         report = train(seeded, folder, resume=(folder / "config.yaml").exists())
         assert report is not None  # this is the only process
-        found = evaluate(load_model(folder), store, tested, config.data.allow_missing)
-        text_hits.append(100.0 * (found.ranks <= 1).numpy())
-        video_hits.append(100.0 * (found.video_ranks <= 1).numpy())
+        ranks = read_ranks(folder, config.data.test[0])
+        text_hits.append(hits(ranks["text_to_video"]["ranks"]))
+        video_hits.append(hits(ranks["video_to_text"]["ranks"]))
         seconds += report["seconds"]
-    cost = measure(config.model, store.recipe.width)
+    cost = measure(config.model, width)
     return Row(name, np.mean(text_hits, 0), np.mean(video_hits, 0), cost, round(seconds, 1))
 
 
@@ -123,7 +118,10 @@ def _results(rows: Sequence[Row]) -> dict[str, Any]:
         }
         for row in rows
     ]
-    verdicts = {a.name: {b.name: verdict(a.text_hits, b.text_hits) for b in rows if b is not a} for a in rows}
+    verdicts = {
+        a.name: {b.name: verdict(bootstrap_interval(a.text_hits - b.text_hits)) for b in rows if b is not a}
+        for a in rows
+    }
     return {"rows": table, "verdicts": verdicts}
 
 

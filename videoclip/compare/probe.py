@@ -11,7 +11,7 @@ import torch
 from videoclip.data.manifest import Clip
 from videoclip.errors import DataError, VideoclipError
 from videoclip.features import VideoFeatures
-from videoclip.metrics import bootstrap_interval, with_interval
+from videoclip.metrics import bootstrap_interval, hits, with_interval
 from videoclip.model import VIDEOS_AT_ONCE, VideoTextModel
 from videoclip.store import FeatureStore
 from videoclip.store.dataset import StoredClips, captions, in_store
@@ -130,8 +130,9 @@ def _row(found: Evaluation) -> dict[str, Any]:
 
 
 def _against(found: Evaluation, plain: Evaluation) -> dict[str, Any]:
-    moved = 100.0 * ((found.ranks <= 1).double() - (plain.ranks <= 1).double()).numpy()
-    change = 100 * float((found.scores - plain.scores).abs().mean() / plain.scores.std())
+    moved = hits(found.ranks.text) - hits(plain.ranks.text)
+    scores, before = found.scores.whole(), plain.scores.whole()
+    change = 100 * float((scores - before).abs().mean() / before.std())
     return {"change": change, "moved": list(bootstrap_interval(moved))}
 
 

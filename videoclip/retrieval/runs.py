@@ -81,17 +81,22 @@ def read_queries(path: str | Path) -> dict[str, str]:
     return queries
 
 
-def write_evaluation(found: Evaluation, folder: Path, name: str, depth: int = 1000) -> None:
-    """Write an evaluation as ``NAME.run``, ``NAME.queries.tsv`` and ``NAME.qrels``; queries are named q0, q1, ..."""
-    top = found.scores.topk(min(depth, found.scores.shape[1]), dim=1)
+def write_evaluation(found: Evaluation, folder: Path, name: str, depth: int = 1000, write: bool = True) -> None:
+    """Write an evaluation as ``NAME.run``, ``NAME.queries.tsv`` and ``NAME.qrels``; queries are named q0, q1, ...
+
+    Of several processes all must call it, and one of them should ``write``.
+    """
+    columns, values = found.scores.top(depth)
+    if not write:
+        return
     run = {
         f"q{number}": [(found.videos[v], float(s)) for v, s in zip(videos, scores, strict=True)]
-        for number, (videos, scores) in enumerate(zip(top.indices.tolist(), top.values.tolist(), strict=True))
+        for number, (videos, scores) in enumerate(zip(columns.tolist(), values.tolist(), strict=True))
     }
     write_run(run, folder / f"{name}.run")
     texts = (f"q{number}\t{' '.join(text.split())}\n" for number, text in enumerate(found.texts))
     (folder / f"{name}.queries.tsv").write_text("".join(texts))
-    answers = (f"q{number} 0 {found.videos[owner]} 1\n" for number, owner in enumerate(found.owners))
+    answers = (f"q{number} 0 {found.videos[owner]} 1\n" for number, owner in enumerate(found.scores.owner.tolist()))
     (folder / f"{name}.qrels").write_text("".join(answers))
 
 

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from videoclip.features import TextFeatures, VideoFeatures
 from videoclip.layers import masked_mean, unit
-from videoclip.losses import channel_decorrelation
+from videoclip.loss import channel_decorrelation
 from videoclip.similarity import Similarity
 
 
@@ -17,7 +17,7 @@ class Mean(Similarity):
             arXiv:2104.08860); False takes the mean of plain embeddings, as Hitchhiker (arXiv:2205.08508),
             ViFi-CLIP and STAN do.
         decorrelation: weight of DRL's channel decorrelation loss (arXiv:2203.07111) between sentences and videos.
-        diagonal, off_diagonal: weights within that loss, see ``videoclip.losses.channel_decorrelation``.
+        diagonal, off_diagonal: weights within that loss, see ``videoclip.loss.channel_decorrelation``.
     """
 
     def __init__(

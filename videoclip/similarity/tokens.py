@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from videoclip.features import TextFeatures, VideoFeatures
 from videoclip.layers import initialise, masked_softmax, unit
-from videoclip.losses import distance_from_identity, standardised
+from videoclip.loss import distance_from_identity, standardised
 from videoclip.similarity import Similarity, words_of
 
 EXCLUDED = -4.0  # added to the cosine of a padded place, so that it is below every real one
@@ -31,7 +31,7 @@ class Tokens(Similarity):
         decorrelation: weight of the channel decorrelation loss between each word and its best frame and each frame
             and its best word; 0 switches it off.
         decorrelation_weights: whether pairs count in it by their ``learned`` weights or all the same (``uniform``).
-        diagonal, off_diagonal: weights within that loss, see ``videoclip.losses.distance_from_identity``.
+        diagonal, off_diagonal: weights within that loss, see ``videoclip.loss.distance_from_identity``.
     """
 
     needs_words = True

@@ -28,15 +28,25 @@ class Batch:
     Attributes:
         text: cached features of the captions, or their tokens (B, L) where the text tower runs live.
         video_ids: (B,) equal for pairs of one video.
+        text_ids: (B,) equal for pairs of one sentence, whichever its video.
     """
 
     video: VideoFeatures
     text: TextFeatures | Tensor
     video_ids: Tensor
+    text_ids: Tensor
+
+    def __len__(self) -> int:
+        return len(self.video_ids)
+
+    def __getitem__(self, index: slice | Tensor) -> Batch:
+        """The pairs that ``index`` names."""
+        return Batch(self.video[index], self.text[index], self.video_ids[index], self.text_ids[index])
 
     def to(self, device: torch.device) -> Batch:
         """Move to a device."""
-        return Batch(self.video.to(device), self.text.to(device), self.video_ids.to(device))
+        ids = self.video_ids.to(device), self.text_ids.to(device)
+        return Batch(self.video.to(device), self.text.to(device), *ids)
 
 
 class StoredClips(Dataset[VideoFeatures]):
@@ -140,9 +150,10 @@ class TrainingPairs:
         self._store, self._frames, self._tokens, self._words = store, frames, tokens, words
         self._random, self._seed = random_frames, seed
         self._ids = [clip.id for clip in clips]
-        self._owner = [number for number, clip in enumerate(clips) for _ in clip.captions]
+        self._owner = np.array([number for number, clip in enumerate(clips) for _ in clip.captions])
         self._context = ClipsInContext(store, clips, context, frames) if context else None
         self._captions = captions(clips)
+        self._sentence = np.unique(self._captions, return_inverse=True)[1]
         self._text = store.text(self._captions) if tokens is None and not words else None
 
     def __len__(self) -> int:
@@ -154,8 +165,19 @@ class TrainingPairs:
 
     def batch(self, pairs: np.ndarray, epoch: int) -> Batch:
         """The pairs with these numbers as they look in an epoch, frames (B, T, D)."""
-        owners = [self._owner[pair] for pair in pairs]
-        return Batch(self._video(owners, pairs, epoch), self._texts(pairs), torch.tensor(owners))
+        owners, sentences = self._owner[pairs], self._sentence[pairs]
+        video = self._video(owners.tolist(), pairs, epoch)
+        return Batch(video, self._texts(pairs), torch.from_numpy(owners), torch.from_numpy(sentences))
+
+    def repeats(self, pairs: np.ndarray) -> dict[str, int]:
+        """How many couples among pairs with these numbers share the video; how many, of several videos, the caption."""
+
+        def couples(*columns: np.ndarray) -> int:
+            counts = np.unique(np.stack(columns), axis=1, return_counts=True)[1]
+            return int((counts * (counts - 1) // 2).sum())
+
+        owners, sentences = self._owner[pairs], self._sentence[pairs]
+        return {"same_video": couples(owners), "same_caption": couples(sentences) - couples(owners, sentences)}
 
     def _video(self, owners: Sequence[int], pairs: np.ndarray, epoch: int) -> VideoFeatures:
         if self._context is not None:

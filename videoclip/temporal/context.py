@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from videoclip.features import TextFeatures, VideoFeatures
 from videoclip.layers import encoder_stack, hidden_keys
-from videoclip.losses import uniformity
+from videoclip.loss import uniformity
 from videoclip.temporal import TemporalEncoder
 
 

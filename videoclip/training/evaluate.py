@@ -1,8 +1,12 @@
-"""Evaluation: a model, a store and the clips of a split -> metrics with the ranks behind them."""
+"""Evaluation: a model, a store and the clips of a split -> metrics with the ranks behind them.
+
+In a launch of several processes all must call it, each does its share, and all get the same.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -10,12 +14,14 @@ from torch import Tensor
 
 from videoclip.data.manifest import Clip
 from videoclip.features import TextFeatures, VideoFeatures
-from videoclip.metrics import best_caption_scores, bootstrap_interval, retrieval_metrics, text_to_video_ranks
-from videoclip.model import VideoTextModel
+from videoclip.metrics import bootstrap_interval, hits, metrics_of
+from videoclip.metrics.ranks import Ranks, Scores, VideoToText, rank
+from videoclip.model import VIDEOS_AT_ONCE, VideoTextModel
 from videoclip.store import FeatureStore
-from videoclip.store.dataset import ClipsInContext, captions, in_store
+from videoclip.store.dataset import ClipsInContext, StoredClips, captions, in_store
+from videoclip.training.processes import gather_parts, join, place
 
-TEXTS_AT_ONCE = 256
+TEXTS_AT_ONCE = 256  # rounding depends on it, so it is the same for every number of processes
 
 
 @dataclass(frozen=True)
@@ -25,93 +31,146 @@ class Evaluation:
     Attributes:
         metrics: see ``videoclip.metrics.retrieval_metrics``.
         interval: 95 % bootstrap interval of ``text_to_video/R@1`` over queries.
-        ranks: (Q,) of each query.
-        video_ranks: (B,) of each video's best caption among those of all videos.
-        scores: (Q, B).
-        texts: the queries; owners: column of each one's video; videos: ids of the gallery.
+        ranks: of each query, and of each video's best caption.
+        scores: rows by need.
+        texts: the queries; videos: ids of the gallery.
         missing: clips of the split that the store lacks.
+        same_caption: how many queries stand at several videos, and R@1 if each of those videos counts as right.
     """
 
     metrics: dict[str, float]
     interval: tuple[float, float]
-    ranks: Tensor
-    video_ranks: Tensor
-    scores: Tensor
+    ranks: Ranks
+    scores: Scores
     texts: list[str]
-    owners: list[int]
     videos: list[str]
     missing: int
+    same_caption: dict[str, float]
 
     def summary(self) -> dict[str, object]:
         """Everything but scores and ranks, ready for JSON."""
         counts = {"texts": len(self.texts), "videos": len(self.videos), "missing": self.missing}
-        return {**self.metrics, "interval": list(self.interval), **counts}
+        return {**self.metrics, "interval": list(self.interval), **counts, "same_caption": self.same_caption}
 
 
 @torch.no_grad()
 def evaluate(
-    model: VideoTextModel, store: FeatureStore, clips: Sequence[Clip], allow_missing: bool = False
+    model: VideoTextModel,
+    store: FeatureStore,
+    clips: Sequence[Clip],
+    allow_missing: bool = False,
+    video_to_text: VideoToText | None = "best_caption",
 ) -> Evaluation:
     """Rank all videos of ``clips`` for each of their captions, and the other way round.
 
     Texts are read from the store where the text tower is as the store's backbone has it, and encoded live otherwise.
 
+    Args:
+        allow_missing: go on without clips that the store lacks.
+        video_to_text: see ``videoclip.metrics.ranks.rank``.
+
     Raises:
         DataError: clips are missing from the store and that was not allowed.
     """
     found = in_store(clips, store, allow_missing)
-    training = model.training
-    model.eval()
-    texts = encode_texts(model, store, captions(found))
-    scores = model.similarity(texts, encode_gallery(model, store, found)).cpu()
-    model.train(training)
-    return judge(scores, found, len(clips) - len(found))
+    owner = _owners(found).to(model.logit_scale.device)
+    rows = score_rows(model, store, encode_gallery(model, store, found), captions(found))
+    scores = Scores(rows, owner, len(found), TEXTS_AT_ONCE, place(), join)
+    return judge(scores, found, len(clips) - len(found), video_to_text)
 
 
-def judge(scores: Tensor, clips: Sequence[Clip], missing: int = 0) -> Evaluation:
+def judge(
+    scores: Scores | Tensor, clips: Sequence[Clip], missing: int = 0, video_to_text: VideoToText | None = "best_caption"
+) -> Evaluation:
     """What scores (Q, B) of all captions of clips with the clips themselves amount to."""
-    owner = torch.tensor([number for number, clip in enumerate(clips) for _ in clip.captions])
-    ranks, _ = text_to_video_ranks(scores, owner)
-    columns = torch.arange(len(clips))
-    video_ranks, _ = text_to_video_ranks(best_caption_scores(scores.float(), owner, len(clips)), columns)
+    if isinstance(scores, Tensor):
+        scores = Scores.of(scores, _owners(clips))
+    ranks, texts = rank(scores, video_to_text), captions(clips)
     return Evaluation(
-        metrics=retrieval_metrics(scores, owner),
-        interval=bootstrap_interval(100.0 * (ranks <= 1).numpy()),
+        metrics=metrics_of(ranks),
+        interval=bootstrap_interval(hits(ranks.text.cpu())),
         ranks=ranks,
-        video_ranks=video_ranks,
         scores=scores,
-        texts=captions(clips),
-        owners=owner.tolist(),
+        texts=texts,
         videos=[clip.id for clip in clips],
         missing=missing,
+        same_caption=_same_caption(scores, texts, ranks),
     )
 
 
-@torch.no_grad()
+def score_rows(
+    model: VideoTextModel, store: FeatureStore, gallery: VideoFeatures, texts: Sequence[str]
+) -> Callable[[Tensor], Tensor]:
+    """A function that scores the texts of given numbers (q,) against an encoded gallery: (q, B)."""
+
+    def rows(index: Tensor) -> Tensor:
+        with scoring(model):
+            return model.similarity(encode_texts(model, store, [texts[i] for i in index.tolist()]), gallery)
+
+    return rows
+
+
+@contextmanager
+def scoring(model: VideoTextModel) -> Iterator[None]:
+    """Evaluation mode without gradients; afterwards as before."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)
+
+
 def encode_gallery(model: VideoTextModel, store: FeatureStore, clips: Sequence[Clip]) -> VideoFeatures:
     """Clips through the model's temporal encoder, from their own frames or from their neighbours'."""
-    if not model.config.context:
-        return model.encode_store(store, [clip.id for clip in clips])
-    return model.encode_clips(ClipsInContext(store, clips, model.config.context, model.config.frames))
+    config = model.config
+    read: StoredClips | ClipsInContext = (
+        ClipsInContext(store, clips, config.context, config.frames)
+        if config.context
+        else StoredClips(store, [clip.id for clip in clips], config.frames)
+    )
+    first, processes = place()
+    parts = {}
+    with scoring(model):
+        for number in range(first, -(-len(clips) // VIDEOS_AT_ONCE), processes):
+            some = range(number * VIDEOS_AT_ONCE, min((number + 1) * VIDEOS_AT_ONCE, len(clips)))
+            parts[number] = model.encode_video(read.__getitems__(some).to(model.logit_scale.device))
+    everybody = gather_parts({n: part.to("cpu") for n, part in parts.items()} if processes > 1 else parts)
+    return VideoFeatures.cat(everybody).to(model.logit_scale.device)
 
 
-@torch.no_grad()
 def encode_texts(model: VideoTextModel, store: FeatureStore, texts: Sequence[str]) -> TextFeatures:
     """Texts from the store, or through the model's text tower; see ``runs_live``."""
-    device = model.logit_scale.device
-    words = model.similarity.needs_words
     if not runs_live(model, store):
-        return store.text(texts, words).to(device)
-    parts = [model.encode_text(texts[i : i + TEXTS_AT_ONCE]) for i in range(0, len(texts), TEXTS_AT_ONCE)]
-    return TextFeatures(torch.cat([p.sentence for p in parts]), *_joined_words(parts))
-
-
-def _joined_words(parts: Sequence[TextFeatures]) -> tuple[Tensor | None, Tensor | None]:
-    words = [p.words for p in parts if p.words is not None]
-    masks = [p.mask for p in parts if p.mask is not None]
-    return (torch.cat(words), torch.cat(masks)) if words else (None, None)
+        return store.text(texts, model.similarity.needs_words).to(model.logit_scale.device)
+    with scoring(model):
+        parts = [model.encode_text(texts[i : i + TEXTS_AT_ONCE]) for i in range(0, len(texts), TEXTS_AT_ONCE)]
+    return TextFeatures.cat(parts)
 
 
 def runs_live(model: VideoTextModel, store: FeatureStore) -> bool:
     """Whether texts must pass the model's text tower: it is trained, or the store lacks words that are needed."""
     return model.config.text_tuning.name != "none" or (model.similarity.needs_words and not store.recipe.words)
+
+
+def _owners(clips: Sequence[Clip]) -> Tensor:
+    return torch.tensor([number for number, clip in enumerate(clips) for _ in clip.captions])
+
+
+def _same_caption(scores: Scores, texts: Sequence[str], ranks: Ranks) -> dict[str, float]:
+    """A retrieved video is hardly wrong if the query stands at it, too."""
+    videos: dict[str, set[int]] = {}
+    for text, owner in zip(texts, scores.owner.tolist(), strict=True):
+        videos.setdefault(text, set()).add(owner)
+    several = [len(videos[text]) > 1 for text in texts]
+    right_first = (ranks.text <= 1).long()
+    if any(several):
+        mine = torch.zeros_like(right_first)
+        for index, rows in scores.chunks():
+            for number, row in zip(index.tolist(), rows, strict=True):
+                right = sorted(videos[texts[number]])
+                wrong = row.index_fill(0, torch.tensor(right, device=row.device), -torch.inf).max()
+                mine[number] = row[right].max() > wrong if several[number] else right_first[number]
+        right_first = scores.join(mine, "sum")
+    return {"texts": sum(several), "text_to_video/R@1": 100 * int(right_first.sum()) / len(texts)}

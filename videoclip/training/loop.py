@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,16 @@ from accelerate.utils import set_seed
 from rich.progress import track
 
 from videoclip.config import RunConfig
-from videoclip.data.manifest import Clip, of_split, read_manifest
+from videoclip.data.manifest import Clip
 from videoclip.errors import DataError
-from videoclip.model import MAX_LOGIT_SCALE, build_model, load_model, load_trained
+from videoclip.model import MAX_LOGIT_SCALE, VideoTextModel, build_model, load_model, load_trained
 from videoclip.store import FeatureStore
-from videoclip.store.dataset import TrainingPairs, captions, in_store
-from videoclip.training.evaluate import evaluate, runs_live
+from videoclip.store.dataset import TrainingPairs, captions
+from videoclip.training.evaluate import Evaluation, evaluate, runs_live
 from videoclip.training.optimizer import make_optimizer, schedule, set_learning_rate
-from videoclip.training.run import Run
+from videoclip.training.processes import start_alike
+from videoclip.training.run import Run, write_ranks
+from videoclip.training.splits import Splits
 from videoclip.training.task import ContrastiveTask
 
 
@@ -47,8 +50,13 @@ def train(
         VideoclipError: config, data, store or an earlier run in ``out`` do not fit.
     """
     AcceleratorState._reset_state()  # an earlier run of this process may have used another precision
-    accelerator = Accelerator(mixed_precision=_precision(config.train.precision), cpu=not torch.cuda.is_available())
     run = Run(out, config, resume)
+    accelerator = Accelerator(
+        mixed_precision=_precision(config.train.precision),
+        cpu=not torch.cuda.is_available(),
+        log_with=None if config.train.tracker == "none" else config.train.tracker,
+        project_dir=str(run.folder),
+    )
     finished = run.read_report()
     if finished is not None:
         return finished if accelerator.is_main_process else None
@@ -59,7 +67,9 @@ def train(
     began = time.monotonic()
     trainer.fit()
     accelerator.wait_for_everyone()
-    return trainer.report(time.monotonic() - began) if accelerator.is_main_process else None
+    report = trainer.report(time.monotonic() - began)
+    accelerator.end_training()
+    return report if accelerator.is_main_process else None
 
 
 class Trainer:
@@ -69,25 +79,26 @@ class Trainer:
         self.config, self.run, self.accelerator = config, run, accelerator
         set_seed(config.train.seed)
         self.store = FeatureStore(config.data.store)
-        self.manifest = read_manifest(config.data.manifest)
+        self.splits = Splits.of(config, self.store)
         self.model = build_model(config.model)
         self.store.check_backbone(self.model.backbone)  # type: ignore[arg-type]
+        self.task = ContrastiveTask(self.model, config.train)
         self.pairs = self._pairs()
-        for split in (config.data.validation, *config.data.test):
-            self._present(split)  # what is missing should be told now, not after the training
         self.progress, state = run.load()
         if accelerator.is_main_process:
-            run.start(config, self.store.fingerprint)
+            run.start(config, self.store.fingerprint, accelerator.num_processes)
             run.cut_log(self.progress.epoch, self.progress.step)
+        if config.train.tracker != "none":
+            accelerator.init_trackers("tensorboard")
+        optimizer = make_optimizer(self.task, config.train)
         if state:
             load_trained(self.model, state["model"], str(run.folder))
-        optimizer = make_optimizer(self.model, config.train)
-        if state:
+            self.task.loss.load_state_dict(state["loss"])
             optimizer.load_state_dict(state["optimizer"])
-            torch.set_rng_state(state["rng"])
-        self.task, self.optimizer = accelerator.prepare(
-            ContrastiveTask(self.model, config.train.reversed_negatives), optimizer
-        )
+        self.task.to(accelerator.device)
+        start_alike(self.task)
+        self.optimizer = accelerator.prepare(optimizer)
+        self.waited = 0.0
         if state and accelerator.scaler is not None:
             accelerator.scaler.load_state_dict(state["scaler"])
 
@@ -109,21 +120,27 @@ class Trainer:
 
     def report(self, seconds: float) -> dict[str, Any]:
         """Score the best epoch on the test splits and write the result."""
-        best = load_model(self.run.folder / "best").to(self.accelerator.device)
-        tests = {
-            split: evaluate(best, self.store, self._clips(split), self.config.data.allow_missing).summary()
-            for split in self.config.data.test
-        }
+        best, tests = load_model(self.run.folder / "best").to(self.accelerator.device), {}
+        for split, clips in self.splits.test.items():
+            found = self._evaluate(best, clips)
+            tests[split] = {**found.summary(), "protocol": self.splits.protocol.label(split, clips)}
+            if self.accelerator.is_main_process:
+                write_ranks(found, self.run.folder, split)
         report = {
             "test": tests,
-            "selected_by": f"{self.config.data.validation} {self.config.train.select}",
+            "selected_by": f"{self.splits.chosen_on} {self.config.select.metric}",
             "best_epoch": self.progress.best_epoch,
             "best_value": self.progress.best_value,
-            "parameters": sum(p.numel() for p in self.model.parameters() if p.requires_grad),
+            "parameters": sum(p.numel() for p in self.task.parameters() if p.requires_grad),
+            "repeats": self._repeats(),
             "seconds": round(seconds, 1),
+            "waited_for_data": round(self.waited, 2),
+            "processes": self.accelerator.num_processes,
             "seed": self.config.train.seed,
+            "store": self.store.fingerprint,
         }
-        self.run.report(report)
+        if self.accelerator.is_main_process:
+            self.run.report(report)
         return report
 
     def _step(self, order: np.ndarray, step: int, steps: int) -> None:
@@ -131,44 +148,68 @@ class Trainer:
         train, done = self.config.train, self.progress.epoch * steps + step
         share = schedule(done, steps * train.epochs, train.warmup)
         set_learning_rate(self.optimizer, share)
-        chosen = order[step * train.batch_size : (step + 1) * train.batch_size]
         losses = []
-        for part in np.array_split(chosen, train.accumulation):
+        for number, part in enumerate(self._parts(order, step)):
+            # Seeded by what is done, not by what was done before: a resumed run draws the same.
+            drawn = np.random.default_rng([train.seed, self.progress.epoch, step, number])
+            torch.manual_seed(int(drawn.integers(2**31)) + self.accelerator.process_index)
+            began = time.perf_counter()
             mine = part[self.accelerator.process_index :: self.accelerator.num_processes]
             batch = self.pairs.batch(mine, self.progress.epoch).to(self.accelerator.device)
-            loss = self.task(batch)
-            if not torch.isfinite(loss):
-                raise DataError(
-                    f"The loss became {loss.item()} in epoch {self.progress.epoch + 1}, step {step}; lower train.lr."
-                )
-            self.accelerator.backward(loss / train.accumulation)
+            self.waited += time.perf_counter() - began
+            with self.accelerator.autocast():
+                loss = self.task.backward(batch, drawn.beta(0.5, 0.5), self._backward)
             losses.append(loss.item())
+            if not math.isfinite(losses[-1]):
+                raise DataError(
+                    f"The loss became {losses[-1]} in epoch {self.progress.epoch + 1}, step {step}; lower train.lr."
+                )
+        self.task.average_gradients()
         self.accelerator.clip_grad_norm_(self.task.parameters(), train.clip_gradient)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.model.logit_scale.data.clamp_(max=MAX_LOGIT_SCALE)
+        values = {"epoch": self.progress.epoch, "step": step, "loss": float(np.mean(losses)), "lr": train.lr * share}
         if self.accelerator.is_main_process:
-            values = {
-                "epoch": self.progress.epoch,
-                "step": step,
-                "loss": float(np.mean(losses)),
-                "lr": train.lr * share,
-            }
             self.run.log(values)
+        self.accelerator.log({"loss": values["loss"], "lr": values["lr"]}, step=done)
+
+    def _backward(self, loss: torch.Tensor) -> None:
+        self.accelerator.backward(loss / self.config.train.accumulation)
+
+    def _parts(self, order: np.ndarray, step: int) -> list[np.ndarray]:
+        """The pairs of a step, in batches that are contrasted each by itself."""
+        train = self.config.train
+        return np.array_split(order[step * train.batch_size : (step + 1) * train.batch_size], train.accumulation)
+
+    def _repeats(self) -> dict[str, int]:
+        """Couples within batches, of the whole run, that share a video, or a caption but no video."""
+        total = {"same_video": 0, "same_caption": 0}
+        for epoch in range(self.config.train.epochs):
+            order = self.pairs.order(epoch)
+            for step in range(self._steps()):
+                for part in self._parts(order, step):
+                    for name, count in self.pairs.repeats(part).items():
+                        total[name] += count
+        return total
 
     def _validate(self, steps: int) -> None:
-        """Score the validation split; keep the weights if no earlier epoch was as good."""
-        clips = self._clips(self.config.data.validation)
-        metrics = evaluate(self.model, self.store, clips, self.config.data.allow_missing).metrics
-        value = metrics[self.config.train.select]
-        sign = -1 if self.config.train.select.endswith("_rank") else 1
+        """Score the validation clips; keep the weights if no earlier epoch was as good."""
+        metrics = self._evaluate(self.model, self.splits.validation).metrics
+        value = metrics[self.config.select.metric]
+        sign = -1 if self.config.select.metric.endswith("_rank") else 1
         improved = self.progress.best_value is None or sign * value > sign * self.progress.best_value
         if improved:
             self.progress.best_value, self.progress.best_epoch = value, self.progress.epoch
+        named = {f"val/{name}": number for name, number in metrics.items()}
         if self.accelerator.is_main_process:
             if improved:
                 self.model.save(self.run.folder / "best")
-            self.run.log({"epoch": self.progress.epoch, "step": steps, **{f"val/{k}": v for k, v in metrics.items()}})
+            self.run.log({"epoch": self.progress.epoch, "step": steps, **named})
+        self.accelerator.log(named, step=(self.progress.epoch + 1) * steps)
+
+    def _evaluate(self, model: VideoTextModel, clips: Sequence[Clip]) -> Evaluation:
+        return evaluate(model, self.store, clips, self.config.data.allow_missing, self.splits.protocol.rule)
 
     def _save(self) -> None:
         if self.accelerator.is_main_process:
@@ -178,19 +219,13 @@ class Trainer:
                 {
                     "model": self.model.trained(),
                     "optimizer": self.optimizer.state_dict(),
-                    "rng": torch.get_rng_state(),
+                    "loss": self.task.loss.state_dict(),
                     "scaler": scaler.state_dict() if scaler is not None else {},
                 },
             )
 
-    def _clips(self, split: str) -> list[Clip]:
-        return of_split(self.manifest, split, self.config.data.manifest)
-
-    def _present(self, split: str) -> list[Clip]:
-        return in_store(self._clips(split), self.store, self.config.data.allow_missing)
-
     def _pairs(self) -> TrainingPairs:
-        config, clips = self.config, self._present(self.config.data.train)
+        config, clips = self.config, self.splits.train
         live = runs_live(self.model, self.store)
         return TrainingPairs(
             self.store,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import subprocess
 import sys
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -17,7 +18,9 @@ from typing import Any
 import torch
 
 from videoclip.config import RunConfig, dump, load_config
-from videoclip.errors import CheckpointError
+from videoclip.errors import CheckpointError, DataError
+from videoclip.training.card import model_card
+from videoclip.training.evaluate import Evaluation
 
 
 @dataclass
@@ -55,17 +58,19 @@ class Run:
                     f"{self.folder} holds an unfinished run; add --resume to go on with it, or choose another --out."
                 )
 
-    def start(self, config: RunConfig, store_fingerprint: str) -> None:
+    def start(self, config: RunConfig, store_fingerprint: str, processes: int) -> None:
         """Write what describes the run; harmless on resuming."""
         self.folder.mkdir(parents=True, exist_ok=True)
         replace_text(self.folder / "config.yaml", dump(config))
-        packages = ("videoclip", "torch", "open_clip_torch", "accelerate", "numpy")
+        packages = ("videoclip", "torch", "open_clip_torch", "accelerate", "numpy", "av")
         environment = {
             "command": sys.argv,
+            "git": _git_state(Path.cwd()),
             "python": platform.python_version(),
             "platform": platform.platform(),
             "packages": {name: version(name) for name in packages},
             "threads": torch.get_num_threads(),
+            "processes": processes,
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
             "store": store_fingerprint,
         }
@@ -105,8 +110,47 @@ class Run:
         return dict(json.loads(path.read_text())) if path.exists() else None
 
     def report(self, values: dict[str, Any]) -> None:
-        """Write ``report.json``, the run's result."""
+        """Write ``report.json``, the run's result, and a page about it."""
+        replace_text(self.folder / "README.md", model_card(load_config(self.folder / "config.yaml"), values))
         replace_text(self.folder / "report.json", json.dumps(values, indent=2) + "\n")
+
+
+def write_ranks(found: Evaluation, folder: Path, split: str) -> None:
+    """Keep the rank of every query of both directions, so that two results can be compared query by query."""
+    text, video = found.ranks.text.tolist(), [] if found.ranks.video is None else found.ranks.video.tolist()
+    queries = [[found.videos[owner], caption] for owner, caption in zip(found.scores.owner, found.texts, strict=True)]
+    values = {"text_to_video": {"queries": queries, "ranks": text}}
+    if video:
+        values["video_to_text"] = {"queries": found.videos, "ranks": video}
+    replace_text(folder / f"{split}.ranks.json", json.dumps(values) + "\n")
+
+
+def read_ranks(folder: Path, split: str) -> dict[str, dict[str, Any]]:
+    """What ``write_ranks`` kept: direction -> queries and their ranks.
+
+    Raises:
+        DataError: the folder holds no ranks of this split.
+    """
+    path = folder / f"{split}.ranks.json"
+    if not path.is_file():
+        raise DataError(f"{path}: there are no ranks of single queries; train or evaluate into this folder first.")
+    return dict(json.loads(path.read_text()))
+
+
+def _git_state(folder: Path) -> dict[str, Any] | None:
+    """Commit and whether files were changed, of the repository that the caller stands in; None outside of one."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        return {
+            "commit": git("rev-parse", "HEAD"),
+            "changed": bool(git("status", "--porcelain", "--untracked-files=no")),
+        }
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def replace_text(path: Path, text: str) -> None:

@@ -1,57 +1,137 @@
-"""What one training step computes: from a batch to its loss, with the pairs of all processes as negatives."""
+"""What one training step computes: from a batch to gradients, with the pairs of all processes as negatives."""
 
 from __future__ import annotations
 
-import torch
-import torch.distributed as dist
-import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.distributed.nn.functional import all_gather
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 
+import torch
+from torch import Tensor, nn
+
+from videoclip import registry
+from videoclip.config import TrainConfig
 from videoclip.features import TextFeatures, VideoFeatures
-from videoclip.losses import symmetric_cross_entropy
+from videoclip.layers import unit
+from videoclip.loss import Loss, Pairs, geodesic_mixup
 from videoclip.model import VideoTextModel
 from videoclip.similarity import matched
 from videoclip.store.dataset import Batch
+from videoclip.training.processes import average_gradients, gather, gather_text
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The encoded pairs of a batch; ``rivals`` are its videos played backwards, where they are asked for."""
+
+    text: TextFeatures
+    video: VideoFeatures
+    rivals: VideoFeatures | None
+
+    def tensors(self) -> list[Tensor]:
+        """Everything that a gradient can flow through, always in the same order."""
+        parts = (self.text, self.video, self.rivals)
+        found = [getattr(part, field.name) for part in parts if part is not None for field in fields(part)]
+        return [tensor for tensor in found if tensor is not None and tensor.is_floating_point()]
 
 
 class ContrastiveTask(nn.Module):
     """Encodes a process's own pairs, gathers everybody's, and contrasts all of them.
 
-    Each process computes the whole loss; gradients flow through the gathering to where a pair was encoded. After
-    DistributedDataParallel's averaging they equal those of one process with the joined batch.
+    Each process computes the whole loss; gradients flow through the gathering to where a pair was encoded. Averaged
+    over processes they equal those of one process with the joined batch.
 
     Args:
         model: what is trained.
-        reversed_negatives: see ``videoclip.config.TrainConfig``.
+        config: loss, what becomes of pairs that belong together, mixup, reversed negatives, parts.
     """
 
-    def __init__(self, model: VideoTextModel, reversed_negatives: bool = False) -> None:
+    def __init__(self, model: VideoTextModel, config: TrainConfig) -> None:
         super().__init__()
         self.model = model
-        self.reversed_negatives = reversed_negatives
+        self.loss: Loss = registry.create("loss", config.loss.name, config.loss.options)
+        self._config = config
 
-    def forward(self, batch: Batch) -> Tensor:
-        """The contrastive losses of the joined batch, and what the modules declare beside them: a scalar."""
+    def forward(self, batch: Batch, share: float = 0.5) -> Tensor:
+        """The losses of the joined batch, and what the modules declare beside them: a scalar.
+
+        Args:
+            batch: this process's pairs, equally many on each.
+            share: see ``videoclip.loss.geodesic_mixup``; the same on all processes.
+        """
+        return self._contrast(self._encode(batch), batch, share)
+
+    def backward(
+        self, batch: Batch, share: float = 0.5, backward: Callable[[Tensor], None] = Tensor.backward
+    ) -> Tensor:
+        """Add the gradients of the joined batch to those of the parameters; the loss, a scalar.
+
+        With ``encode_at_once`` the parts are encoded without gradients, the loss gives the gradients of their
+        features, and each part is encoded once more to carry them on (GradCache, Gao et al., 2021, arXiv:2101.06983).
+
+        Args:
+            backward: takes the loss, which it may scale, back to its leaves.
+        """
+        size = self._config.encode_at_once or len(batch)
+        if size >= len(batch):
+            loss = self(batch, share)
+            backward(loss)
+            return loss.detach()
+        parts = [batch[i : i + size] for i in range(0, len(batch), size)]
+        device = self.model.logit_scale.device
+        devices = [device] if device.type == "cuda" else []
+        states, found = [], []
+        with torch.no_grad():
+            for part in parts:
+                states.append([torch.get_rng_state(), *(torch.cuda.get_rng_state(d) for d in devices)])
+                found.append(self._encode(part))
+        whole = _leaves(found)
+        loss = self._contrast(whole, batch, share)
+        backward(loss)
+        sizes = [len(part) for part in parts]
+        wanted = [[None] * len(parts) if t.grad is None else t.grad.split(sizes) for t in whole.tensors()]
+        for number, (part, state) in enumerate(zip(parts, states, strict=True)):
+            with torch.random.fork_rng(devices):  # the same dropout as before
+                torch.set_rng_state(state[0])
+                for d, cuda in zip(devices, state[1:], strict=True):
+                    torch.cuda.set_rng_state(cuda, d)
+                again = self._encode(part).tensors()
+            pairs = [
+                (t, g[number]) for t, g in zip(again, wanted, strict=True) if t.requires_grad and g[number] is not None
+            ]
+            torch.autograd.backward([t for t, _ in pairs], [g for _, g in pairs])
+        return loss.detach()
+
+    def average_gradients(self) -> None:
+        """Over processes; after the last ``backward`` of a step."""
+        average_gradients(self.parameters())
+
+    def _encode(self, batch: Batch) -> Encoded:
         text = batch.text if isinstance(batch.text, TextFeatures) else self.model.encode_text(batch.text)
-        text = gather_text(text)
-        video = self._encode(batch.video)
+        video = self.model.encode_video(batch.video)
+        reverse = self._config.reversed_negatives
+        return Encoded(text, video, self.model.encode_video(backwards(batch.video)) if reverse else None)
+
+    def _contrast(self, mine: Encoded, batch: Batch, share: float) -> Tensor:
+        """The loss of everybody's pairs."""
+        text, video = gather_text(mine.text), mine.video.map(gather)
         similarity, logits = self.model.similarity, self.model.logits
         terms = similarity.terms(*similarity.prepared(text, video))
         rivals: list[Tensor | None] = [None] * len(terms)
-        if self.reversed_negatives:
-            own = matched(similarity, text, self._encode(backwards(batch.video)))
-            rivals = [logits(scores)[:, None] for scores in own]
-        ids = gather(batch.video_ids)
+        if mine.rivals is not None:
+            rivals = [logits(scores)[:, None] for scores in matched(similarity, text, mine.rivals.map(gather))]
+        same = _equal(gather(batch.video_ids)) | _equal(gather(batch.text_ids))
+        positive, scale = (
+            self._config.same_pairs == "positive",
+            self.model.logits(torch.ones_like(self.model.logit_scale)),
+        )
         losses = [
-            weight * symmetric_cross_entropy(logits(scores), ids, rival)
+            weight * self.loss(Pairs.of(logits(scores), same, positive, scale, rival))
             for (weight, scores), rival in zip(terms, rivals, strict=True)
         ]
+        if self._config.mixup:
+            mixed = geodesic_mixup(unit(text.sentence), similarity.pool(video), share, same)
+            losses.append(self._config.mixup * mixed)
         return torch.stack(losses + self.model.auxiliary_losses(text, video)).sum()
-
-    def _encode(self, mine: VideoFeatures) -> VideoFeatures:
-        """The encoded videos of all processes."""
-        return self.model.encode_video(mine).map(gather)
 
 
 def backwards(video: VideoFeatures) -> VideoFeatures:
@@ -61,22 +141,15 @@ def backwards(video: VideoFeatures) -> VideoFeatures:
     return video.reordered(order)
 
 
-def gather_text(text: TextFeatures) -> TextFeatures:
-    """Join the texts of all processes; words are padded to the longest of them all."""
-    if text.words is None or text.mask is None:
-        return TextFeatures(gather(text.sentence))
-    length = torch.tensor([text.words.shape[1]], device=text.words.device)
-    missing = int(gather(length).max()) - text.words.shape[1]
-    words, mask = F.pad(text.words, (0, 0, 0, missing)), F.pad(text.mask, (0, missing))
-    return TextFeatures(gather(text.sentence), gather(words), gather(mask))
+def _equal(ids: Tensor) -> Tensor:
+    return ids[:, None] == ids[None, :]
 
 
-def gather(part: Tensor) -> Tensor:
-    """Join equal-shaped tensors of all processes along the first axis, in order of rank, with gradients."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return part
-    if part.requires_grad:
-        return torch.cat(list(all_gather(part.contiguous())))
-    whole = [torch.empty_like(part) for _ in range(dist.get_world_size())]
-    dist.all_gather(whole, part.contiguous())
-    return torch.cat(whole)
+def _leaves(parts: list[Encoded]) -> Encoded:
+    """Parts as one, its tensors cut off from what made them and ready to receive gradients."""
+    rivals = [part.rivals for part in parts if part.rivals is not None]
+    text, video = TextFeatures.cat([part.text for part in parts]), VideoFeatures.cat([part.video for part in parts])
+    whole = Encoded(text, video, VideoFeatures.cat(rivals) if rivals else None)
+    for tensor in whole.tensors():
+        tensor.requires_grad_(True)
+    return whole

@@ -1,0 +1,104 @@
+"""Two results query by query: is one better, and what else differs between them?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from videoclip.errors import DataError
+from videoclip.metrics import bootstrap_interval, hits, verdict
+from videoclip.training.run import read_ranks
+
+RANKS = ".ranks.json"
+
+
+def compare(first: Path, second: Path) -> dict[str, Any]:
+    """Set two folders, of training runs or of evaluations, beside each other.
+
+    Returns:
+        ``results``: for each split that both have and each direction, R@1 of both, their difference with the 95 %
+        bootstrap interval over paired queries, and the verdict on the second; ``differences``: dotted key -> both
+        values, of config, environment, protocol and store.
+
+    Raises:
+        DataError: they share no split, or its queries differ.
+    """
+    shared = sorted(_splits(first) & _splits(second))
+    if not shared:
+        raise DataError(f"{first} and {second} have ranks of no common split: train or evaluate both on one.")
+    results = [row for split in shared for row in _paired(first, second, split)]
+    a, b = _facts(first), _facts(second)
+    differ = {key: [a.get(key), b.get(key)] for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key)}
+    return {"first": str(first), "second": str(second), "results": results, "differences": differ}
+
+
+def describe(found: Mapping[str, Any]) -> str:
+    """A sentence for each result, then a line for each difference."""
+    lines = []
+    for row in found["results"]:
+        low, high = row["interval"]
+        lines.append(
+            f"{row['split']} {row['direction']}/R@1: {row['first']:.1f} -> {row['second']:.1f} over {row['queries']} "
+            f"queries; difference {row['difference']:+.1f} [{low:.1f}, {high:.1f}]: {row['verdict']}"
+        )
+    lines.append(
+        "no differences in config, environment, protocol or store" if not found["differences"] else "differences:"
+    )
+    lines += [f"  {key}: {a!r} -> {b!r}" for key, (a, b) in found["differences"].items()]
+    return "\n".join([f"{found['second']} against {found['first']}", *lines]) + "\n"
+
+
+def _paired(first: Path, second: Path, split: str) -> list[dict[str, Any]]:
+    a, b = read_ranks(first, split), read_ranks(second, split)
+    rows = []
+    for direction in sorted(a.keys() & b.keys()):
+        if a[direction]["queries"] != b[direction]["queries"]:
+            raise DataError(
+                f"{first} and {second} were tested on different queries of split {split!r} "
+                f"({len(a[direction]['queries'])} and {len(b[direction]['queries'])}): they cannot be compared."
+            )
+        before, after = hits(a[direction]["ranks"]), hits(b[direction]["ranks"])
+        interval = bootstrap_interval(after - before)
+        figures = {"first": float(before.mean()), "second": float(after.mean()), "queries": len(before)}
+        judged = {
+            "difference": float(np.mean(after - before)),
+            "interval": list(interval),
+            "verdict": verdict(interval),
+        }
+        rows.append({"split": split, "direction": direction, **figures, **judged})
+    return rows
+
+
+def _splits(folder: Path) -> set[str]:
+    return {path.name.removesuffix(RANKS) for path in folder.glob(f"*{RANKS}")}
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    """What a folder says about itself, by dotted key; what merely repeats results is left out."""
+    facts: dict[str, Any] = {}
+    if (folder / "config.yaml").is_file():
+        facts |= _flat(yaml.safe_load((folder / "config.yaml").read_text()), "config")
+    if (folder / "environment.json").is_file():
+        facts |= _flat(json.loads((folder / "environment.json").read_text()), "environment")
+    report = folder / "report.json"
+    tests = json.loads(report.read_text())["test"] if report.is_file() else {}
+    for split in _splits(folder) - tests.keys():
+        path = folder / f"{split}.json"
+        tests[split] = json.loads(path.read_text()) if path.is_file() else {}
+    for split, found in tests.items():
+        described = {key: found[key] for key in ("protocol", "store", "missing") if key in found}
+        facts |= _flat(described, f"test.{split}")
+    return facts
+
+
+def _flat(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}.{key}"
+        flat |= _flat(value, name) if isinstance(value, Mapping) else {name: value}
+    return flat

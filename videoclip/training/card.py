@@ -1,0 +1,59 @@
+"""The page a run leaves beside its weights: what it is, how it was made, what it scored and under which rules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from videoclip.config import RunConfig, dump
+from videoclip.metrics import with_interval
+
+COLUMNS = ("R@1", "R@5", "R@10", "median_rank", "mean_rank", "tied")
+
+
+def model_card(config: RunConfig, report: Mapping[str, Any]) -> str:
+    """Markdown from a run's resolved config and its report."""
+    model = config.model
+    parts = f"temporal encoder `{model.temporal.name}`, similarity `{model.similarity.name}`"
+    lines = [
+        f"# {model.temporal.name} + {model.similarity.name} on {model.backbone.name}",
+        "",
+        f"A videoclip model: {parts}, text tower tuning `{model.text_tuning.name}`, {model.frames} frames a clip, over "
+        f"cached features of `{model.backbone.name}` ({model.backbone.pretrained or 'its own weights'}; store "
+        f"`{report['store']}`). {report['parameters']:,} trained parameters.",
+        "",
+        "```python",
+        "import videoclip as vc",
+        'model = vc.load_model("THIS_FOLDER")',
+        'scores = model.score(["a sentence"], ["video.mp4"])  # (texts, videos)',
+        "```",
+        "",
+        f"Epoch {report['best_epoch'] + 1} of {config.train.epochs}, chosen by {report['selected_by']}; seed "
+        f"{report['seed']}, {report['processes']} process(es).",
+        "",
+        "| split, direction | " + " | ".join(COLUMNS) + " | texts | videos | missing | protocol |",
+        "| --- |" + " --: |" * (len(COLUMNS) + 3) + " --- |",
+    ]
+    for split, found in report["test"].items():
+        for direction in ("text_to_video", "video_to_text"):
+            if f"{direction}/R@1" not in found:
+                continue
+            cells = [f"{found[f'{direction}/{column}']:.1f}" for column in COLUMNS]
+            if direction == "text_to_video":
+                cells[0] = with_interval(found["text_to_video/R@1"], found["interval"])
+            counts = [str(found[name]) for name in ("texts", "videos", "missing")]
+            lines.append(f"| {split}, {direction} | " + " | ".join(cells + counts + [found["protocol"]["name"]]) + " |")
+    lines += ["", "In brackets: 95 % bootstrap interval over queries. Tied items share the mean of their places.", ""]
+    left_out = "counted as right answers" if config.train.same_pairs == "positive" else "left out of the loss"
+    repeats = report["repeats"]
+    lines += [
+        f"Couples of a training batch that belong together without being a pair were {left_out}: "
+        f"{repeats['same_video']} of one video, {repeats['same_caption']} of one caption.",
+        "",
+        "## Config",
+        "",
+        "```yaml",
+        dump(config).rstrip(),
+        "```",
+    ]
+    return "\n".join(lines) + "\n"
