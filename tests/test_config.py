@@ -9,7 +9,8 @@ from videoclip.config import Component, RunConfig, dump, load_config
 from videoclip.errors import ConfigError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-SHIPPED = sorted(path for path in CONFIGS.rglob("*.yaml") if path.name != "base.yaml")
+RUNS = sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent.name != "protocol")
+SHIPPED = sorted(path for path in RUNS if path.name != "base.yaml")
 
 
 def write(folder: Path, values: object, name: str = "c.yaml") -> Path:

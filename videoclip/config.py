@@ -258,19 +258,28 @@ def dump(config: Strict) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
+def shipped(folder: str) -> list[str]:
+    """Names of the shipped configs of a folder, sorted."""
+    places = (place / folder for place in _shipped_folders())
+    return sorted({path.stem for place in places for path in place.glob("*.yaml")})
+
+
 def find_config(path: str | Path) -> Path:
     """``path`` itself, or the shipped config of that name: ``demo/mean`` is ``configs/demo/mean.yaml``.
 
     Raises:
         ConfigError: there is no such file.
     """
-    given = Path(path)
-    package = Path(__file__).parent
-    shipped = [folder / f"{path}.yaml" for folder in (package / "configs", package.parent / "configs")]
-    for candidate in (given, *shipped):
+    for candidate in (Path(path), *(folder / f"{path}.yaml" for folder in _shipped_folders())):
         if candidate.is_file():
             return candidate
     raise ConfigError(str(path), ["no such file, and no shipped config of that name"])
+
+
+def _shipped_folders() -> list[Path]:
+    """Of an installed package, and of a checkout."""
+    package = Path(__file__).parent
+    return [package / "configs", package.parent / "configs"]
 
 
 def _read(path: Path) -> dict[str, Any]:

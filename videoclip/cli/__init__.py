@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from videoclip.cli import caching, comparing, ranking, training
+from videoclip.cli import caching, comparing, data, ranking, training
 from videoclip.cli.arguments import AddArguments, Command
 from videoclip.errors import VideoclipError
 
@@ -67,6 +67,7 @@ def _info_arguments(sub: argparse.ArgumentParser) -> None:
 
 COMMANDS: dict[Command, AddArguments] = {
     demo: _demo_arguments,
+    **data.COMMANDS,
     **caching.COMMANDS,
     **training.COMMANDS,
     **comparing.COMMANDS,

@@ -25,11 +25,13 @@ class SplitCard(Strict):
 
     Attributes:
         videos, texts: how many; texts None where no official file could be counted.
+        files: names or patterns of the official files that define it.
         ids, content: hashes of its ids, and of ids with captions, see ``id_hash`` and ``content_hash``; None likewise.
     """
 
     videos: int
     texts: int | None = None
+    files: tuple[str, ...] = ()
     ids: str | None = None
     content: str | None = None
 
@@ -44,7 +46,10 @@ class Protocol(Strict):
         directions: what is ranked.
         video_to_text: see ``videoclip.metrics.ranks.rank``.
         ties: ``mean`` of the places that tied items share; there is no other.
+        usual: what a manifest of this data set is checked against when nothing else is said.
+        captions: the official file of captions, where the lists have none.
         files: official file -> whom it comes from.
+        about: what a reader of the card should know.
         splits: by name.
     """
 
@@ -54,6 +59,9 @@ class Protocol(Strict):
     directions: tuple[Literal["text_to_video", "video_to_text"], ...] = ("text_to_video", "video_to_text")
     video_to_text: VideoToText = "best_caption"
     ties: Literal["mean"] = "mean"
+    usual: bool = False
+    captions: str = ""
+    about: str = ""
     files: dict[str, str] = Field(default_factory=dict)
     splits: dict[str, SplitCard] = Field(default_factory=dict)
 
@@ -61,6 +69,10 @@ class Protocol(Strict):
     def rule(self) -> VideoToText | None:
         """The rule for video to text, None where that direction is not ranked."""
         return self.video_to_text if "video_to_text" in self.directions else None
+
+    def origin(self, file: str) -> str:
+        """Whom an official file comes from."""
+        return self.files.get(file, "the authors of the data set")
 
     @property
     def fingerprint(self) -> str:

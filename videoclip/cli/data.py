@@ -1,0 +1,41 @@
+"""``videoclip manifest``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from videoclip.cli.arguments import AddArguments, Command
+
+
+def manifest(args: argparse.Namespace) -> None:
+    """Turn a data set's own annotation files into a manifest, checked against a protocol."""
+    from videoclip.data.readers import make_manifest
+
+    made = make_manifest(args.dataset, args.annotations, args.videos, args.out, args.protocol, args.splits)
+    for split, clips in made.clips.items():
+        captions, missing = sum(len(clip.captions) for clip in clips), made.missing.get(split, [])
+        checked = f", as protocol {made.protocol.name} has them" if made.protocol.name != "custom" else ""
+        print(f"{split or 'no split'}: {len(clips)} clips, {captions} captions{checked}")
+        if missing:
+            print(f"{split or 'no split'}: {len(missing)} of them have no video file, the first is {missing[0]!r}")
+    for note in made.notes:
+        print(note)
+    label = "custom" if made.protocol.name == "custom" else f"{made.protocol.name} ({made.protocol.fingerprint})"
+    print(f"{args.out}: {sum(map(len, made.clips.values()))} clips, protocol {label}")
+
+
+def _manifest_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "dataset",
+        help="msrvtt, msvd, didemo, activitynet, vatex, lsmdc, youcook2, charades, qvhighlights, ucf101 or hmdb51; or "
+        "what the annotations are: csv, jsonl, folder, clip_video_encode, labels",
+    )
+    sub.add_argument("--annotations", type=Path, required=True, help="folder of the official files, or one file")
+    sub.add_argument("--videos", type=Path, required=True, help="folder of the video files, at any depth")
+    sub.add_argument("--out", type=Path, required=True, help="the manifest (.jsonl)")
+    sub.add_argument("--protocol", help="check against this card, not the usual one; custom: check nothing")
+    sub.add_argument("--splits", nargs="+", metavar="SPLIT", help="only these")
+
+
+COMMANDS: dict[Command, AddArguments] = {manifest: _manifest_arguments}

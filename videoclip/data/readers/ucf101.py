@@ -1,0 +1,20 @@
+"""UCF101: trainlist0N.txt and testlist0N.txt of one of three splits; the folder of a clip is its class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from videoclip.data.annotations import present, read_lines
+from videoclip.data.manifest import Clip
+from videoclip.data.protocol import SplitCard
+
+
+def read(annotations: Path, splits: Mapping[str, SplitCard]) -> list[Clip]:
+    """Ids are the paths of the lists."""
+    clips = []
+    for split, card in splits.items():
+        for line in (line for file in card.files for line in read_lines(present(annotations, file))):
+            path = line.split()[0]
+            clips.append(Clip(id=path, path=path, split=split, label=path.partition("/")[0]))
+    return clips
