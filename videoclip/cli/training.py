@@ -15,6 +15,7 @@ def train(args: argparse.Namespace) -> None:
     from videoclip.config import dump, find_config, load_config
     from videoclip.demo import prepare_data
     from videoclip.training.loop import train as run_training
+    from videoclip.training.processes import leave_launch
 
     config = load_config(args.config, args.overrides)
     if args.print_config:
@@ -25,11 +26,10 @@ def train(args: argparse.Namespace) -> None:
         seeds = range(config.train.seed, config.train.seed + args.seeds)
         if found := train_seeds(config, out, seeds, args.resume, prepare_data):
             print(json.dumps(found, indent=2))
-        return
-    report = run_training(config, out, args.resume, prepare_data)
-    if report:
+    elif report := run_training(config, out, args.resume, prepare_data):
         print(json.dumps(report, indent=2))
         print(f"{out / 'best'}: epoch {report['best_epoch'] + 1}, chosen by {report['selected_by']}")
+    leave_launch()
 
 
 def evaluate(args: argparse.Namespace) -> None:
@@ -43,7 +43,7 @@ def evaluate(args: argparse.Namespace) -> None:
     from videoclip.retrieval.runs import write_evaluation
     from videoclip.store import FeatureStore
     from videoclip.training.evaluate import evaluate as run_evaluation
-    from videoclip.training.processes import join_launch
+    from videoclip.training.processes import join_launch, leave_launch
     from videoclip.training.run import write_ranks
 
     manifest, protocol = read_manifest(args.manifest), load_protocol(args.protocol)
@@ -57,7 +57,7 @@ def evaluate(args: argparse.Namespace) -> None:
     if args.transductive:
         others = of_split(manifest, args.bank, args.manifest) if args.bank else None
         bank = None if others is None else bank_scores(model, store, clips, others)
-        temperature = args.temperature or 1 / float(model.logits(torch.ones((), device=device)))
+        temperature = args.temperature or 1 / model.logits(torch.ones((), device=device)).item()
         summary["transductive"] = corrected(args.transductive, found.scores, temperature, bank)
     if main:
         text = json.dumps(summary, indent=2)
@@ -68,6 +68,7 @@ def evaluate(args: argparse.Namespace) -> None:
         if main:
             (args.out / f"{args.split}.json").write_text(text + "\n")
             write_ranks(found, args.out, args.split)
+    leave_launch()
 
 
 def convert(args: argparse.Namespace) -> None:

@@ -24,6 +24,13 @@ def join_launch() -> tuple[torch.device, bool]:
     return state.device, state.is_main_process
 
 
+def leave_launch() -> None:
+    """Wait for all processes and part: one that ends while others still talk would break them off."""
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
 def place() -> tuple[int, int]:
     """This process's number and how many there are."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
