@@ -42,6 +42,19 @@ MODULES = {
         "        return self.linear.weight.square().mean()\n",
         {},
     ),
+    "loss": (
+        "only_rows",
+        "from torch import nn\n"
+        "import torch\n"
+        "from videoclip.loss import Loss\n\n\n"
+        "class OnlyRows(Loss):\n"
+        "    def __init__(self, factor: float = 1.0) -> None:\n"
+        "        super().__init__()\n"
+        "        self.factor, self.shift = factor, nn.Parameter(torch.zeros(2000))\n\n"
+        "    def one_way(self, logits, positive, ignored, scale):\n"
+        "        return self.factor * (self.shift.mean() - logits.log_softmax(1).diagonal())\n",
+        {"factor": 2.0},
+    ),
 }
 
 
@@ -60,16 +73,17 @@ def test_a_package_with_one_file_is_trained_by_name(
     (about / "entry_points.txt").write_text(f"[videoclip.{kind}]\n{name} = theirs:{cls}\n")
     values = {
         "data": {"manifest": shapes, "store": shapes_store.folder},
-        "model": {kind: {"name": "none" if kind == "temporal" else "mean"}, "frames": 6},
+        "model": {"frames": 6},
         "train": {"epochs": 1, "batch_size": 24},
     }
+    key = "train.loss" if kind == "loss" else f"model.{kind}"
     (tmp_path / "c.yaml").write_text(dump(RunConfig.model_validate(values)))
-    overrides = [f"model.{kind}.name={name}", *(f"model.{kind}.{key}={value}" for key, value in options.items())]
+    overrides = [f"{key}.name={name}", *(f"{key}.{option}={value}" for option, value in options.items())]
     command = [sys.executable, str(TRAIN), str(tmp_path / "c.yaml"), *overrides, "--out", str(tmp_path / "run")]
     environment = {**os.environ, "PYTHONPATH": f"{site}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
-    assert name in (tmp_path / "run" / "best" / "config.yaml").read_text()
+    assert name in (tmp_path / "run" / "config.yaml").read_text()
     assert json.loads((tmp_path / "run" / "report.json").read_text())["parameters"] > 1000
-    wrong = [*command[:3], f"model.{kind}.name={name[:-1]}", "--out", str(tmp_path / "other")]
+    wrong = [*command[:3], f"{key}.name={name[:-1]}", "--out", str(tmp_path / "other")]
     told = subprocess.run(wrong, check=False, env=environment, capture_output=True, text=True)
     assert told.returncode == 1 and f"did you mean '{name}'" in told.stderr

@@ -41,6 +41,7 @@ __all__ = [
     "VideoTextModel",
     "cache_features",
     "create_model",
+    "list_loss",
     "list_similarity",
     "list_temporal",
     "list_tuning",
@@ -58,6 +59,11 @@ def list_temporal() -> list[str]:
 def list_similarity() -> list[str]:
     """Names of all similarities."""
     return _names("similarity")
+
+
+def list_loss() -> list[str]:
+    """Names of all contrastive losses."""
+    return _names("loss")
 
 
 def list_tuning() -> list[str]:

@@ -82,7 +82,7 @@ class Trainer:
         self.splits = Splits.of(config, self.store)
         self.model = build_model(config.model)
         self.store.check_backbone(self.model.backbone)  # type: ignore[arg-type]
-        self.task = ContrastiveTask(self.model, config.train)
+        self.task = ContrastiveTask(self.model, config.train).to(accelerator.device)
         self.pairs = self._pairs()
         self.progress, state = run.load()
         if accelerator.is_main_process:
@@ -95,7 +95,6 @@ class Trainer:
             load_trained(self.model, state["model"], str(run.folder))
             self.task.loss.load_state_dict(state["loss"])
             optimizer.load_state_dict(state["optimizer"])
-        self.task.to(accelerator.device)
         start_alike(self.task)
         self.optimizer = accelerator.prepare(optimizer)
         self.waited = 0.0
@@ -110,7 +109,7 @@ class Trainer:
             title = f"epoch {self.progress.epoch + 1}/{self.config.train.epochs}"
             left = range(self.progress.step, steps)
             for step in track(left, title, disable=not self.accelerator.is_main_process, transient=True):
-                self._step(order, step, steps)
+                self.step(order, step, steps)
                 if (step + 1) % self.config.train.checkpoint_steps == 0 and step + 1 < steps:
                     self.progress.step = step + 1
                     self._save()
@@ -143,7 +142,7 @@ class Trainer:
             self.run.report(report)
         return report
 
-    def _step(self, order: np.ndarray, step: int, steps: int) -> None:
+    def step(self, order: np.ndarray, step: int, steps: int) -> None:
         """One optimiser step over ``batch_size`` pairs, of which this process takes its share."""
         train, done = self.config.train, self.progress.epoch * steps + step
         share = schedule(done, steps * train.epochs, train.warmup)

@@ -1,0 +1,229 @@
+"""Configurations: pydantic models filled from YAML files and ``a.b=value`` arguments.
+
+Every mistake is told at once, each with its dotted key, what was expected and the nearest valid name. A file may name
+one ``base:`` file, relative to itself, whose values it overrides. What may be said is in ``schema``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from videoclip import registry
+from videoclip.config.schema import (
+    BackboneConfig,
+    Component,
+    DataConfig,
+    ModelConfig,
+    RunConfig,
+    SelectConfig,
+    Strict,
+    TrainConfig,
+)
+from videoclip.errors import ConfigError
+
+__all__ = [
+    "BackboneConfig",
+    "Component",
+    "DataConfig",
+    "ModelConfig",
+    "RunConfig",
+    "SelectConfig",
+    "Strict",
+    "TrainConfig",
+    "dump",
+    "find_config",
+    "load_as",
+    "load_config",
+    "parse",
+    "shipped",
+    "with_model",
+]
+
+C = TypeVar("C", bound=Strict)
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a YAML file, apply ``a.b=value`` overrides, check everything.
+
+    Raises:
+        ConfigError: listing every mistake.
+    """
+    path = find_config(path)
+    values = _read(path)
+    if "base" in values:
+        base = path.parent / str(values.pop("base"))
+        below = _read(base)
+        if "base" in below:
+            raise ConfigError(str(base), ["base: a base file may not have a base itself"])
+        values = _merge(below, values)
+    problems = []
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals:
+            problems.append(f"{override}: write overrides as a.b=value")
+            continue
+        values = _merge(values, _nested(key.split("."), _parse(text)))
+    return parse(values, RunConfig, str(path), problems)
+
+
+def with_model(base: RunConfig, path: str | Path) -> RunConfig:
+    """A run of ``base`` with the temporal encoder, similarity and context of another file's ``model`` section.
+
+    Backbone, tuning, data and training stay those of ``base``, so that models meet on equal terms.
+
+    Raises:
+        ConfigError: listing every mistake of that section.
+    """
+    found = find_config(path)
+    given = parse(_read(found).get("model", {}), ModelConfig, f"{found}: model")
+    head = {"temporal": given.temporal, "similarity": given.similarity, "context": given.context}
+    return base.model_copy(update={"model": base.model.model_copy(update=head)})
+
+
+def parse(values: Any, kind: type[C], source: str, problems: Sequence[str] = ()) -> C:
+    """Check plain values against a model; ``problems`` are mistakes found before.
+
+    Raises:
+        ConfigError: listing every mistake.
+    """
+    found = list(problems) + _check_components(values, kind)
+    try:
+        config = kind.model_validate(values)
+    except ValidationError as error:
+        found += [_sentence(e, kind) for e in error.errors()]
+    if found:
+        raise ConfigError(source, found)
+    return config
+
+
+def load_as(path: str | Path, kind: type[C]) -> C:
+    """Read a YAML file, or a shipped one by name, as another kind of configuration than a run.
+
+    Raises:
+        ConfigError: listing every mistake.
+    """
+    found = find_config(path)
+    return parse(_read(found), kind, str(found))
+
+
+def dump(config: Strict) -> str:
+    """The configuration as YAML that ``load_config`` reads back to the same values."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def shipped(folder: str) -> list[str]:
+    """Names of the shipped configs of a folder, sorted."""
+    places = (place / folder for place in _shipped_folders())
+    return sorted({path.stem for place in places for path in place.glob("*.yaml")})
+
+
+def find_config(path: str | Path) -> Path:
+    """``path`` itself, or the shipped config of that name: ``demo/mean`` is ``configs/demo/mean.yaml``.
+
+    Raises:
+        ConfigError: there is no such file.
+    """
+    for candidate in (Path(path), *(folder / f"{path}.yaml" for folder in _shipped_folders())):
+        if candidate.is_file():
+            return candidate
+    raise ConfigError(str(path), ["no such file, and no shipped config of that name"])
+
+
+def _shipped_folders() -> list[Path]:
+    """Of an installed package, and of a checkout."""
+    package = Path(__file__).parents[1]
+    return [package / "configs", package.parent / "configs"]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(str(path), [f"cannot be read as YAML: {' '.join(str(error).split())}"]) from error
+    if not isinstance(values, dict):
+        raise ConfigError(str(path), ["must hold a mapping of sections, such as data:, model: and train:"])
+    return values
+
+
+def _parse(text: str) -> Any:
+    try:
+        return float(text) if _is_number(text) and not text.lstrip("+-").isdigit() else yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _is_number(text: str) -> bool:
+    """Whether Python reads a number: YAML takes 1e-3 for a string."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _nested(keys: Sequence[str], value: Any) -> dict[str, Any]:
+    for key in reversed(keys):
+        value = {key: value}
+    return dict(value)
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """``above`` over ``below``; a component that changes its name drops the options of the one it replaces."""
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        if isinstance(old, str) and isinstance(value, Mapping) and "name" not in value:
+            old = {"name": old}  # an option for a component in its short form
+        replaces = isinstance(value, Mapping) and value.get("name") and key != "backbone"
+        merged[key] = (
+            _merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) and not replaces else value
+        )
+    return merged
+
+
+def _check_components(values: Any, kind: type[Strict]) -> list[str]:
+    """Names and options of every component, checked against the registry before pydantic sees the rest."""
+    kinds: dict[str, registry.Kind] = {
+        "model.temporal": "temporal",
+        "model.similarity": "similarity",
+        "model.text_tuning": "tuning",
+        "train.loss": "loss",
+    }
+    problems = []
+    for key, component in kinds.items():
+        section, _, name = key.partition(".")
+        shown = key if kind is RunConfig else name
+        within = values.get(section) if kind is RunConfig and isinstance(values, Mapping) else values
+        if (
+            kind in (RunConfig, ModelConfig)
+            and isinstance(within, Mapping)
+            and isinstance(within.get(name), str | Mapping)
+        ):
+            parsed = Component.model_validate(within[name])
+            problems += registry.check_component(component, parsed.name, parsed.options, shown)
+    return problems
+
+
+def _sentence(error: Any, kind: type[Strict]) -> str:
+    key = ".".join(str(part) for part in error["loc"]) or "the whole"
+    if error["type"] == "extra_forbidden":
+        return registry.unknown(key, str(error["loc"][-1]), _names(kind, error["loc"][:-1]), "no such key")
+    if error["type"] == "missing":
+        return f"{key}: missing"
+    message = error["msg"].removeprefix("Value error, ")
+    shown = "" if isinstance(error["input"], Mapping) else f", got {error['input']!r}"
+    return f"{key}: {message[0].lower()}{message[1:]}{shown}"
+
+
+def _names(kind: type[BaseModel], location: Sequence[Any]) -> list[str]:
+    """The valid keys of the section at ``location``."""
+    for part in location:
+        annotation = kind.model_fields[part].annotation
+        sections = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, BaseModel)]
+        kind = sections[0]
+    return list(kind.model_fields)
