@@ -97,8 +97,9 @@ def _facts(folder: Path) -> dict[str, Any]:
 
 
 def _flat(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Dotted keys; a component stays whole with its options."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         name = f"{prefix}.{key}"
-        flat |= _flat(value, name) if isinstance(value, Mapping) else {name: value}
+        flat |= _flat(value, name) if isinstance(value, Mapping) and "name" not in value else {name: value}
     return flat
