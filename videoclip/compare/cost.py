@@ -88,7 +88,7 @@ def time_and_memory(score: Callable[[TextFeatures], object], text: TextFeatures)
     seconds = whole + (whole - half) / (some - some // 2) * (len(text) - some)
     if seconds < PATIENCE:
         some, seconds = len(text), min(_seconds(lambda: score(text)) for _ in range(2))
-    return 1000 * seconds, _peak_mib() - before, some
+    return 1000 * seconds, max(0.0, _peak_mib() - before), some
 
 
 @torch.no_grad()
