@@ -35,6 +35,11 @@ def small_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+def test_a_demo_of_another_seed_is_not_mixed_in(small_demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, "demo", "--out", small_demo, "--seed", 1)
+    assert code == 1 and "holds a demo of seed 0; choose another --out for seed 1" in err
+
+
 def _small_counts(self: moving_shapes.Counts) -> None:
     for name, value in {"train": 16, "val": 2, "test": 4, "novel": 2}.items():
         object.__setattr__(self, name, value)

@@ -14,6 +14,7 @@ from rich.table import Table
 from videoclip.backbone import create_backbone
 from videoclip.config import ModelConfig, RunConfig, load_config
 from videoclip.data.manifest import Clip, of_split, read_manifest
+from videoclip.errors import DataError
 from videoclip.metrics import with_interval
 from videoclip.model import build_model, load_model
 from videoclip.retrieval.report import Example, write_report
@@ -28,9 +29,10 @@ from videoclip.retrieval.runs import (
 )
 from videoclip.store import FeatureStore
 from videoclip.store.extract import cache_features
-from videoclip.synthetic.moving_shapes import FRAMES, write_moving_shapes
+from videoclip.synthetic.moving_shapes import FRAMES, seed_of, write_moving_shapes
 from videoclip.training.evaluate import Evaluation, evaluate
 from videoclip.training.loop import train
+from videoclip.training.processes import main_first
 from videoclip.training.run import replace_text
 from videoclip.video.clip import FrameChoice
 
@@ -38,11 +40,20 @@ MODELS = ("mean", "query_scoring", "transformer", "lstm", "difference")
 SPLITS = {"twins": "test", "novel": "novel"}
 
 
-def prepare_data(config: RunConfig) -> None:
-    """Make manifest and store that ``data.synthetic`` asks for; what is there already is left alone."""
+def prepare_data(config: RunConfig, seed: int = 0) -> None:
+    """Make manifest and store that ``data.synthetic`` asks for; what is there already is left alone.
+
+    In a launch of several processes all call it.
+
+    Args:
+        seed: of the videos. It is not the run's: several seeds of a run share their data.
+    """
     if config.data.synthetic is None:
         return
-    manifest = write_moving_shapes(config.data.manifest.parent, config.train.seed)
+    manifest = config.data.manifest
+    with main_first():
+        if seed_of(manifest.parent) is None:
+            write_moving_shapes(manifest.parent, seed)
     backbone = create_backbone(config.model.backbone.name, config.model.backbone.pretrained)
     cache_features(read_manifest(manifest), config.data.store, backbone, FrameChoice(frames=FRAMES))
 
@@ -54,11 +65,16 @@ def run_demo(out: Path, seed: int = 0) -> dict[str, Any]:
 
     Returns:
         The content of ``results.json``.
+
+    Raises:
+        DataError: ``out`` holds a demo of another seed.
     """
     console = Console()
     began = time.monotonic()
     configs = {name: _config(name, out, seed) for name in MODELS}
-    prepare_data(configs["mean"])
+    if (there := seed_of(out / "videos")) not in (None, seed):
+        raise DataError(f"{out} holds a demo of seed {there}; choose another --out for seed {seed}.")
+    prepare_data(configs["mean"], seed)
     store, clips = FeatureStore(out / "store"), read_manifest(out / "videos" / "manifest.jsonl")
     console.print(f"{len(store)} videos written and cached in {time.monotonic() - began:.0f} s")
     rows = [_zero_shot_row(store, clips)]

@@ -25,6 +25,7 @@ from videoclip.data.manifest import Clip, read_manifest, write_manifest
 from videoclip.errors import CheckpointError, ConfigError, DataError
 from videoclip.model import load_model
 from videoclip.store import FeatureStore
+from videoclip.synthetic.moving_shapes import Counts, write_moving_shapes
 from videoclip.training.loop import train
 from videoclip.training.optimizer import schedule
 from videoclip.training.splits import Splits, hold_out
@@ -268,6 +269,22 @@ def test_a_split_that_is_not_the_protocols_is_refused_before_training(config: Ru
     )
     assert report is not None and report["test"]["test"]["protocol"]["name"] == "mine"
     assert "text_to_video/R@1" in report["test"]["test"] and "video_to_text/R@1" not in report["test"]["test"]
+
+
+def test_seeds_and_processes_share_the_demos_data(tmp_path: Path) -> None:
+    """Two processes cache what the demo's data needs together; another seed of the run leaves the videos alone."""
+    manifest = write_moving_shapes(tmp_path / "videos", seed=7, counts=Counts(train=12, val=2, test=2, novel=1))
+    written = manifest.stat().st_mtime_ns
+    overrides = [
+        f"data.manifest={manifest}",
+        f"data.store={tmp_path / 'store'}",
+        "train.batch_size=12",
+        "train.epochs=1",
+    ]
+    arguments = ["demo/mean", *overrides, "--out", str(tmp_path / "run"), "--seeds", "2"]
+    subprocess.run(launched(2, *arguments), check=True, stdout=subprocess.DEVNULL, env=ONE_THREAD, timeout=300)
+    assert len(FeatureStore(tmp_path / "store")) == 22 and manifest.stat().st_mtime_ns == written
+    assert set(json.loads((tmp_path / "run" / "seeds.json").read_text())["test"]) == {"test", "novel"}
 
 
 def test_several_seeds_give_mean_deviation_and_interval(config: RunConfig, tmp_path: Path) -> None:

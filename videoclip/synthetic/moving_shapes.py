@@ -146,6 +146,12 @@ def write_moving_shapes(folder: str | Path, seed: int = 0, counts: Counts | None
     return manifest
 
 
+def seed_of(folder: str | Path) -> int | None:
+    """The seed of the whole set of videos in a folder; None where there is none, or a part of one."""
+    made_of = Path(folder) / "moving_shapes.json"
+    return int(json.loads(made_of.read_text())["seed"]) if made_of.exists() else None
+
+
 def _videos(seed: int, counts: Counts) -> Iterator[tuple[str, str, Scene, bool]]:
     """Split, name, scene, and whether the video is the twin (its scene is already the reversed one)."""
     for number, (split, count) in enumerate(asdict(counts).items()):

@@ -41,7 +41,7 @@ def train(
         config: the whole run.
         out: its folder; afterwards ``best/`` is a checkpoint for ``load_model`` and ``report.json`` the result.
         resume: go on after an interruption, from the last checkpoint to the same result.
-        prepare: makes the data, if need be; the main process calls it first.
+        prepare: makes the data, if need be; all processes call it.
 
     Returns:
         The report: metrics per test split, best epoch, trained parameters, seconds. None but in the main process.
@@ -61,14 +61,15 @@ def train(
     if finished is not None:
         return finished if accelerator.is_main_process else None
     if prepare is not None:
-        with accelerator.main_process_first():
-            prepare(config)
+        prepare(config)
+        accelerator.wait_for_everyone()
     trainer = Trainer(config, run, accelerator)
     began = time.monotonic()
     trainer.fit()
     accelerator.wait_for_everyone()
     report = trainer.report(time.monotonic() - began)
-    accelerator.end_training()
+    for tracker in accelerator.trackers:
+        tracker.finish()
     return report if accelerator.is_main_process else None
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_gather
 
 from videoclip.features import TextFeatures
 
@@ -31,6 +31,17 @@ def leave_launch() -> None:
         dist.destroy_process_group()
 
 
+@contextmanager
+def main_first() -> Iterator[None]:
+    """The main process goes through the block before all others do."""
+    number, processes = place()
+    if processes > 1 and number > 0:
+        dist.barrier()
+    yield
+    if processes > 1 and number == 0:
+        dist.barrier()
+
+
 def place() -> tuple[int, int]:
     """This process's number and how many there are."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
@@ -41,14 +52,20 @@ def gather(part: Tensor) -> Tensor:
 
     A gradient that flows back is the sum of what all processes found for it.
     """
-    processes = place()[1]
-    if processes == 1:
-        return part
-    if part.requires_grad:
-        return torch.cat(list(all_gather(part.contiguous())))
-    whole = [torch.empty_like(part) for _ in range(processes)]
-    dist.all_gather(whole, part.contiguous())
-    return torch.cat(whole)
+    return part if place()[1] == 1 else _Gathered.apply(part)
+
+
+class _Gathered(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, part: Tensor) -> Tensor:
+        whole = [torch.empty_like(part) for _ in range(place()[1])]
+        dist.all_gather(whole, part.contiguous())
+        return torch.cat(whole)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        number, processes = place()
+        return join(gradient.clone(), "sum").chunk(processes)[number]
 
 
 def gather_text(text: TextFeatures) -> TextFeatures:
