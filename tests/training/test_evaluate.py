@@ -121,8 +121,15 @@ def test_banks_and_single_queries(
     create_model("tiny", similarity="mean", frames=6).save(tmp_path / "m")
     arguments = ["evaluate", str(tmp_path / "m"), "--manifest", str(shapes), "--store", str(shapes_store.folder)]
     every = ["--transductive", "dual_softmax", "sinkhorn", "qb_norm", "nnn"]
-    assert main([*arguments, *every, "--bank", "train"]) == 0
+    np.save(tmp_path / "relevance.npy", np.eye(12))
+    assert main([*arguments, *every, "--bank", "train", "--relevance", str(tmp_path / "relevance.npy")]) == 0
     found = json.loads(capsys.readouterr().out)
+    assert (
+        found["text_to_video/R@1"]
+        <= found["graded"]["text_to_video/mAP"]
+        <= found["graded"]["text_to_video/nDCG"]
+        <= 100
+    )
     assert {n: v["queries"] for n, v in found["transductive"].items()} == {
         "dual_softmax": 12,
         "sinkhorn": 12,

@@ -34,10 +34,12 @@ def train(args: argparse.Namespace) -> None:
 
 def evaluate(args: argparse.Namespace) -> None:
     """Score a checkpoint on a split."""
+    import numpy as np
     import torch
 
     from videoclip.data.manifest import of_split, read_manifest
     from videoclip.data.protocol import load_protocol
+    from videoclip.metrics import relevance_metrics
     from videoclip.model import load_model
     from videoclip.retrieval.hubness import bank_scores, corrected
     from videoclip.retrieval.runs import write_evaluation
@@ -54,6 +56,9 @@ def evaluate(args: argparse.Namespace) -> None:
     store.check_backbone(model.backbone)  # type: ignore[arg-type]
     found = run_evaluation(model, store, clips, args.allow_missing, protocol.rule)
     summary = {"protocol": protocol.label(args.split, clips), "store": store.fingerprint, **found.summary()}
+    if args.relevance:
+        relevance = np.load(args.relevance, allow_pickle=False)
+        summary["graded"] = relevance_metrics(found.scores.whole(), relevance)
     if args.transductive:
         others = of_split(manifest, args.bank, args.manifest) if args.bank else None
         bank = None if others is None else bank_scores(model, store, clips, others)
@@ -96,6 +101,7 @@ def _evaluate_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--split", default="test")
     sub.add_argument("--protocol", default="custom", help="check the split against this card (msrvtt_1k_a)")
     sub.add_argument("--allow-missing", action="store_true", help="leave out clips that the store lacks")
+    sub.add_argument("--relevance", type=Path, help="graded relevance (.npy, texts x videos), for nDCG and mAP")
     sub.add_argument("--out", type=Path, help="folder for metrics, ranks, TREC run, queries and qrels")
     more = sub.add_argument_group("scores that look at more than one query, in columns of their own")
     more.add_argument("--transductive", nargs="+", choices=["dual_softmax", "sinkhorn", "qb_norm", "nnn"], default=[])

@@ -48,15 +48,22 @@ def retrieval_metrics(
     owner = torch.as_tensor(video_of_text, dtype=torch.long, device=matrix.device)
     _check(matrix, owner, video_to_text is None)
     metrics = metrics_of(rank(Scores.of(matrix, owner, chunk), video_to_text))
-    if relevance is None:
-        return metrics
-    relevant = torch.as_tensor(relevance, device=matrix.device)
-    if relevant.shape != matrix.shape or (relevant < 0).any():
-        raise DataError(f"relevance must be at least 0 and of the scores' shape {tuple(matrix.shape)}.")
-    metrics |= {f"text_to_video/{k}": v for k, v in graded_metrics(matrix, relevant).items()}
-    if video_to_text is not None:
-        metrics |= {f"video_to_text/{k}": v for k, v in graded_metrics(matrix.T, relevant.T).items()}
-    return metrics
+    return metrics if relevance is None else metrics | relevance_metrics(matrix, relevance)
+
+
+def relevance_metrics(scores: Tensor, relevance: Tensor | np.ndarray) -> dict[str, float]:
+    """nDCG and mAP in both directions, see ``graded_metrics``, for relevance (Q, B) of texts and videos.
+
+    Raises:
+        DataError: relevance has another shape, or is below zero somewhere.
+    """
+    relevant = torch.as_tensor(relevance, device=scores.device)
+    if relevant.shape != scores.shape or not (relevant >= 0).all():
+        raise DataError(
+            f"Relevance must be at least 0 and (texts, videos) = {tuple(scores.shape)}; it is {tuple(relevant.shape)}."
+        )
+    there, back = graded_metrics(scores, relevant), graded_metrics(scores.T, relevant.T)
+    return {f"text_to_video/{k}": v for k, v in there.items()} | {f"video_to_text/{k}": v for k, v in back.items()}
 
 
 def metrics_of(ranks: Ranks) -> dict[str, float]:
