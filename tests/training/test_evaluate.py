@@ -137,6 +137,9 @@ def test_banks_and_single_queries(
         "nnn": 72,
     }
     assert found["transductive"]["nnn"]["looked_at"] == "a bank of other sentences"
+    assert (
+        main([*arguments, "--relevance", str(shapes)]) == 1 and "cannot be read as an array" in capsys.readouterr().err
+    )
     assert main([*arguments, *every]) == 1 and "name a split for it" in capsys.readouterr().err
     assert main([*arguments, *every, "--bank", "test"]) == 1
     assert "12 clips of the bank are among the tested ones" in capsys.readouterr().err

@@ -5,8 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from videoclip.cli.arguments import AddArguments, Command, count
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def train(args: argparse.Namespace) -> None:
@@ -34,7 +38,6 @@ def train(args: argparse.Namespace) -> None:
 
 def evaluate(args: argparse.Namespace) -> None:
     """Score a checkpoint on a split."""
-    import numpy as np
     import torch
 
     from videoclip.data.manifest import of_split, read_manifest
@@ -57,8 +60,7 @@ def evaluate(args: argparse.Namespace) -> None:
     found = run_evaluation(model, store, clips, args.allow_missing, protocol.rule)
     summary = {"protocol": protocol.label(args.split, clips), "store": store.fingerprint, **found.summary()}
     if args.relevance:
-        relevance = np.load(args.relevance, allow_pickle=False)
-        summary["graded"] = relevance_metrics(found.scores.whole(), relevance)
+        summary["graded"] = relevance_metrics(found.scores.whole(), _array(args.relevance))
     if args.transductive:
         others = of_split(manifest, args.bank, args.manifest) if args.bank else None
         bank = None if others is None else bank_scores(model, store, clips, others)
@@ -74,6 +76,18 @@ def evaluate(args: argparse.Namespace) -> None:
             (args.out / f"{args.split}.json").write_text(text + "\n")
             write_ranks(found, args.out, args.split)
     leave_launch()
+
+
+def _array(path: Path) -> np.ndarray:
+    import numpy as np
+
+    from videoclip.errors import DataError
+
+    try:
+        array: np.ndarray = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as an array in a .npy file ({error}).") from error
+    return array
 
 
 def convert(args: argparse.Namespace) -> None:

@@ -62,7 +62,7 @@ def train(
         return finished if accelerator.is_main_process else None
     if prepare is not None:
         prepare(config)
-        accelerator.wait_for_everyone()
+    accelerator.wait_for_everyone()  # until data are made, and until all have seen what the folder held
     trainer = Trainer(config, run, accelerator)
     began = time.monotonic()
     trainer.fit()
