@@ -210,6 +210,8 @@ def test_without_a_validation_split_training_clips_are_held_out(config: RunConfi
     assert Splits.of(changed, FeatureStore(config.data.store)).validation == splits.validation
     report = train(with_values(changed, tmp_path, "train.epochs=1", "train.batch_size=12"), tmp_path / "run")
     assert report is not None and report["selected_by"] == "2 clips held out of train, text_to_video/R@1"
+    tested = with_values(config, tmp_path, "data.test=[val]")
+    assert Splits.of(tested, FeatureStore(config.data.store)).chosen_on.startswith("2 clips held out")
     held = with_values(config, tmp_path, "data.validation=held_out")
     assert Splits.of(held, FeatureStore(config.data.store)).chosen_on.startswith("2 clips held out")
 
@@ -217,7 +219,7 @@ def test_without_a_validation_split_training_clips_are_held_out(config: RunConfi
 def test_clips_of_one_file_are_held_out_together() -> None:
     clips = [Clip(id=f"{v}_{n}", path=f"{v}.mp4", captions=("x",)) for v in range(20) for n in range(5)]
     stay, apart = hold_out(clips, 7)
-    assert len(apart) == 10 and not {c.path for c in stay} & {c.path for c in apart} and len(stay) == 90
+    assert len(apart) == 5 and not {c.path for c in stay} & {c.path for c in apart} and len(stay) == 95
     with pytest.raises(DataError, match="too few to hold some out"):
         hold_out(clips[:5], 7)
 

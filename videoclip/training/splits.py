@@ -51,10 +51,12 @@ class Splits:
                 protocol.check(name, [clip for clip in manifest if clip.split == name], data.manifest)
             return of_split(manifest, name, data.manifest)
 
+        if protocol.rule is None and config.select.metric.startswith("video_to_text"):
+            raise DataError(f"Protocol {protocol.name} ranks no video to text, so select.metric must be another.")
         train, test = split(data.train), {name: split(name) for name in data.test}
         if config.select.split == "test_as_published":
             validation, chosen_on = test[data.test[0]], f"{data.test[0]}, the test split (test_as_published),"
-        elif (chosen_on := data.validation or _usual(manifest, data.train)) != HELD_OUT:
+        elif (chosen_on := data.validation or _usual(manifest, (data.train, *data.test))) != HELD_OUT:
             validation = split(chosen_on)
         else:
             train, validation = hold_out(train, data.held_out)
@@ -64,8 +66,8 @@ class Splits:
         return cls(in_store(train, store, data.allow_missing), validation, test, chosen_on, protocol)
 
 
-def _usual(manifest: Sequence[Clip], train: str) -> str:
-    return "val" if train != "val" and any(clip.split == "val" for clip in manifest) else HELD_OUT
+def _usual(manifest: Sequence[Clip], taken: Sequence[str]) -> str:
+    return "val" if "val" not in taken and any(clip.split == "val" for clip in manifest) else HELD_OUT
 
 
 def hold_out(clips: Sequence[Clip], count: int) -> tuple[list[Clip], list[Clip]]:
@@ -83,8 +85,8 @@ def hold_out(clips: Sequence[Clip], count: int) -> tuple[list[Clip], list[Clip]]
     apart: set[str] = set()
     taken = 0
     for file in sorted(files, key=lambda name: hashlib.sha256(files[name][0].id.encode()).digest()):
-        if taken >= wanted:
-            break
+        if apart and taken + len(files[file]) > wanted:
+            continue
         apart.add(file)
         taken += len(files[file])
     if not apart or len(apart) == len(files):

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from videoclip import registry
 from videoclip.config import TrainConfig
+from videoclip.errors import DataError
 from videoclip.features import TextFeatures, VideoFeatures
 from videoclip.layers import unit
 from videoclip.loss import Loss, Pairs, geodesic_mixup
 from videoclip.model import VideoTextModel
-from videoclip.similarity import matched
+from videoclip.similarity import Similarity, matched
 from videoclip.store.dataset import Batch
 from videoclip.training.processes import average_gradients, gather, gather_text
 
@@ -43,10 +44,18 @@ class ContrastiveTask(nn.Module):
     Args:
         model: what is trained.
         config: loss, what becomes of pairs that belong together, mixup, reversed negatives, parts.
+
+    Raises:
+        DataError: mixup is asked for, and the similarity has no vector of a video alone.
     """
 
     def __init__(self, model: VideoTextModel, config: TrainConfig) -> None:
         super().__init__()
+        if config.mixup and type(model.similarity).pool is Similarity.pool:
+            raise DataError(
+                "train.mixup mixes a text with one vector of its video, which this similarity does not have: use a "
+                "similarity such as mean, or train.mixup=0."
+            )
         self.model = model
         self.loss: Loss = registry.create("loss", config.loss.name, config.loss.options)
         self._config = config
@@ -84,6 +93,7 @@ class ContrastiveTask(nn.Module):
             for part in parts:
                 states.append([torch.get_rng_state(), *(torch.cuda.get_rng_state(d) for d in devices)])
                 found.append(self._encode(part))
+        torch.clear_autocast_cache()  # weights that were cast without gradients must not serve with them
         whole = _leaves(found)
         loss = self._contrast(whole, batch, share)
         backward(loss)
