@@ -39,7 +39,7 @@ def test_better_worse_cannot_tell(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert compare(second, first)["results"][0]["verdict"] == "worse"
     same = compare(first, first)
     assert same["results"][0]["verdict"] == "cannot tell" and not same["differences"]
-    assert "no differences in config" in describe(same)
+    assert "no differences in what both tell of: config, environment, test" in describe(same)
 
 
 def test_one_field_that_differs_is_the_one_that_is_shown(tmp_path: Path) -> None:

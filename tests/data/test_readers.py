@@ -48,6 +48,8 @@ REAL = [
     ("labels", "mmaction2_dialects/rawframe_test_list.txt", None, {"": (1, 0)}),
     ("labels", "mmaction2_dialects/rawframe_test_list_with_offset.txt", None, {"": (1, 0)}),
     ("labels", "mmaction2_dialects/video_test_list.txt", None, {"": (1, 0)}),
+    ("labels", "mmaction2_dialects/video_test_list_multi_label.txt", None, {"": (1, 0)}),
+    ("labels", "mmaction2_dialects/rawframe_test_list_multi_label.txt", None, {"": (1, 0)}),
     ("jsonl", "mmaction2_dialects/video_text_test_list.json", None, {"": (1, 2)}),
 ]
 
@@ -274,6 +276,24 @@ def test_mistakes_are_told(
     reader, annotations, videos, *rest = arguments
     with pytest.raises(DataError, match=message):
         make_manifest(reader, annotations, videos, tmp_path / "m.jsonl", *rest)  # type: ignore[arg-type]
+
+
+def test_a_file_cut_off_in_a_line_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "highlight_val_release.jsonl").write_text('{"qid": 1, "query": "a", "vid": "x"}\n{"qid": 2, "que')
+    with pytest.raises(DataError, match="is not as qvhighlights has it, or is cut off"):
+        make_manifest("qvhighlights", tmp_path, tmp_path, tmp_path / "m.jsonl")
+    (tmp_path / "l.json").write_text('{"a": {"label": 1}}')
+    with pytest.raises(DataError, match="this is no list of labels"):
+        make_manifest("labels", tmp_path / "l.json", tmp_path, tmp_path / "m.jsonl")
+
+
+def test_captions_are_read_once(tmp_path: Path) -> None:
+    (tmp_path / "MSRVTT_train.9k.csv").write_text("video_id\nvideo1\n")
+    sentences = {"sentences": [{"video_id": "video1", "caption": "one"}]}
+    for name in ("MSRVTT_data.json", "train_val_videodatainfo.json"):
+        (tmp_path / name).write_text(json.dumps(sentences))
+    made = make_manifest("msrvtt", tmp_path, tmp_path, tmp_path / "m.jsonl", "custom")
+    assert made.clips["train"][0].captions == ("one",)
 
 
 def test_hashes_know_order_and_words() -> None:

@@ -11,6 +11,7 @@ import torch.multiprocessing as mp
 
 from videoclip.backbone.openclip import OpenClip
 from videoclip.config import TrainConfig
+from videoclip.errors import DataError
 from videoclip.features import TextFeatures, VideoFeatures
 from videoclip.loss import Pairs
 from videoclip.model import VideoTextModel, create_model
@@ -157,6 +158,11 @@ def test_a_live_text_tower_in_parts(tiny: OpenClip) -> None:
     assert any("backbone" in name for name in found[None]) and set(found[2]) == set(found[None])
     for name, gradient in found[None].items():
         torch.testing.assert_close(found[2][name], gradient, atol=1e-5, rtol=1e-3)
+
+
+def test_mixup_needs_a_vector_of_the_video() -> None:
+    with pytest.raises(DataError, match="train.mixup mixes a text with one vector"):
+        task("plain", {"mixup": 0.1})
 
 
 def test_backwards_turns_the_real_frames_only() -> None:

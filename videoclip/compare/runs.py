@@ -23,7 +23,8 @@ def compare(first: Path, second: Path) -> dict[str, Any]:
     Returns:
         ``results``: for each split that both have and each direction, R@1 of both, their difference with the 95 %
         bootstrap interval over paired queries, and the verdict on the second; ``differences``: dotted key -> both
-        values, of config, environment, protocol and store.
+        values, of config, environment, protocol and store; ``known``: of which of them both folders tell (an evaluation's
+        knows only of its ``test``).
 
     Raises:
         DataError: they share no split, or its queries differ.
@@ -34,7 +35,8 @@ def compare(first: Path, second: Path) -> dict[str, Any]:
     results = [row for split in shared for row in _paired(first, second, split)]
     a, b = _facts(first), _facts(second)
     differ = {key: [a.get(key), b.get(key)] for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key)}
-    return {"first": str(first), "second": str(second), "results": results, "differences": differ}
+    known = sorted({key.partition(".")[0] for key in a} & {key.partition(".")[0] for key in b})
+    return {"first": str(first), "second": str(second), "results": results, "differences": differ, "known": known}
 
 
 def describe(found: Mapping[str, Any]) -> str:
@@ -47,7 +49,9 @@ def describe(found: Mapping[str, Any]) -> str:
             f"queries; difference {row['difference']:+.1f} [{low:.1f}, {high:.1f}]: {row['verdict']}"
         )
     lines.append(
-        "no differences in config, environment, protocol or store" if not found["differences"] else "differences:"
+        f"no differences in what both tell of: {', '.join(found['known'])}"
+        if not found["differences"]
+        else "differences:"
     )
     lines += [f"  {key}: {a!r} -> {b!r}" for key, (a, b) in found["differences"].items()]
     return "\n".join([f"{found['second']} against {found['first']}", *lines]) + "\n"

@@ -81,10 +81,11 @@ class Protocol(Strict):
 
     def label(self, split: str, clips: Sequence[Clip]) -> dict[str, object]:
         """What a report says about its numbers, of the whole split."""
+        card = self if split in self.splits else CUSTOM  # nothing was checked
         rules = {"queries": self.queries, "video_to_text": self.rule, "ties": self.ties}
         return {
-            "name": self.name,
-            "fingerprint": self.fingerprint,
+            "name": card.name,
+            "fingerprint": card.fingerprint,
             "split": split,
             **rules,
             "content": content_hash(clips),

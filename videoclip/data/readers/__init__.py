@@ -76,7 +76,12 @@ def make_manifest(
             raise DataError(f"{path}: there is no such file or folder.")
     card, checked = _card(reader, protocol), protocol != "custom"
     present, notes = _present(card, annotations, splits)
-    clips = importlib.import_module(f"{__name__}.{reader}").read(annotations, present)
+    try:
+        clips = importlib.import_module(f"{__name__}.{reader}").read(annotations, present)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{annotations}: is not as {reader} has it, or is cut off ({error}); fetch it again."
+        ) from error
     for name in present:
         found = [clip for clip in clips if clip.split == name]
         captions = any(clip.captions for clip in found)

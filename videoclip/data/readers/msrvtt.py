@@ -9,13 +9,15 @@ from videoclip.data.annotations import clips_with, find, present, read_json, rea
 from videoclip.data.manifest import Clip
 from videoclip.data.protocol import SplitCard
 
-CAPTIONS = ("MSRVTT_data.json", "train_val_videodatainfo.json", "test_videodatainfo.json")
+CAPTIONS = ("MSRVTT_data.json",)  # all of them; the official files hold a part each
+OFFICIAL = ("train_val_videodatainfo.json", "test_videodatainfo.json")
 
 
 def read(annotations: Path, splits: Mapping[str, SplitCard]) -> list[Clip]:
     """A list with a column ``sentence`` brings its captions along, one a row."""
     captions: dict[str, list[str]] = {}
-    for path in (find(annotations, name) for name in CAPTIONS):
+    names = CAPTIONS if find(annotations, CAPTIONS[0]) else OFFICIAL
+    for path in (find(annotations, name) for name in names):
         for sentence in read_json(path)["sentences"] if path else []:
             captions.setdefault(sentence["video_id"], []).append(sentence["caption"])
     clips = []

@@ -14,7 +14,7 @@ def read(annotations: Path, splits: Mapping[str, SplitCard]) -> list[Clip]:
     """A split's file is a list of clips, or a JSON file whose clips all belong to it."""
     captions = {
         entry["videoID"]: entry["enCap"]
-        for path in sorted(annotations.rglob("vatex*.json"))
+        for path in (sorted(annotations.rglob("vatex*.json")) if annotations.is_dir() else [annotations])
         for entry in read_json(path)
         if "enCap" in entry
     }
