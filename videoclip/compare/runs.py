@@ -23,8 +23,8 @@ def compare(first: Path, second: Path) -> dict[str, Any]:
     Returns:
         ``results``: for each split that both have and each direction, R@1 of both, their difference with the 95 %
         bootstrap interval over paired queries, and the verdict on the second; ``differences``: dotted key -> both
-        values, of config, environment, protocol and store; ``known``: of which of them both folders tell (an evaluation's
-        knows only of its ``test``).
+        values, of config, environment, protocol and store; ``known``: of which of them both folders tell (that of an
+        evaluation knows only of its ``test``).
 
     Raises:
         DataError: they share no split, or its queries differ.
