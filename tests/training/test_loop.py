@@ -222,6 +222,8 @@ def test_clips_of_one_file_are_held_out_together() -> None:
     assert len(apart) == 5 and not {c.path for c in stay} & {c.path for c in apart} and len(stay) == 95
     with pytest.raises(DataError, match="too few to hold some out"):
         hold_out(clips[:5], 7)
+    with pytest.raises(DataError, match="too few to hold some out"):
+        hold_out(clips[:45:5], 7)  # nine clips of nine files
 
 
 def test_choosing_on_the_test_split_is_labelled(config: RunConfig, tmp_path: Path) -> None:

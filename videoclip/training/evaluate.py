@@ -168,9 +168,11 @@ def _same_caption(scores: Scores, texts: Sequence[str], ranks: Ranks) -> dict[st
     if any(several):
         mine = torch.zeros_like(right_first)
         for index, rows in scores.chunks():
+            mine[index] = right_first[index]
             for number, row in zip(index.tolist(), rows, strict=True):
-                right = sorted(videos[texts[number]])
-                wrong = row.index_fill(0, torch.tensor(right, device=row.device), -torch.inf).max()
-                mine[number] = row[right].max() > wrong if several[number] else right_first[number]
+                if several[number]:
+                    right = sorted(videos[texts[number]])
+                    wrong = row.index_fill(0, torch.tensor(right, device=row.device), -torch.inf).max()
+                    mine[number] = row[right].max() > wrong
         right_first = scores.join(mine, "sum")
     return {"texts": sum(several), "text_to_video/R@1": 100 * int(right_first.sum()) / len(texts)}

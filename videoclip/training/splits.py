@@ -89,7 +89,7 @@ def hold_out(clips: Sequence[Clip], count: int) -> tuple[list[Clip], list[Clip]]
             continue
         apart.add(file)
         taken += len(files[file])
-    if not apart or len(apart) == len(files):
+    if not wanted or len(apart) == len(files):
         raise DataError(
             f"{len(clips)} training clips of {len(files)} file(s) are too few to hold some out for validation: name a "
             "validation split in data.validation."

@@ -130,10 +130,8 @@ class ContrastiveTask(nn.Module):
         if mine.rivals is not None:
             rivals = [logits(scores)[:, None] for scores in matched(similarity, text, mine.rivals.map(gather))]
         same = _equal(gather(batch.video_ids)) | _equal(gather(batch.text_ids))
-        positive, scale = (
-            self._config.same_pairs == "positive",
-            self.model.logits(torch.ones_like(self.model.logit_scale)),
-        )
+        positive = self._config.same_pairs == "positive"
+        scale = logits(torch.ones_like(self.model.logit_scale))
         losses = [
             weight * self.loss(Pairs.of(logits(scores), same, positive, scale, rival))
             for (weight, scores), rival in zip(terms, rivals, strict=True)
