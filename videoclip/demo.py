@@ -28,7 +28,7 @@ from videoclip.retrieval.runs import (
     write_run,
 )
 from videoclip.store import FeatureStore
-from videoclip.store.extract import cache_features
+from videoclip.store.extract import Extras, cache_features
 from videoclip.synthetic.moving_shapes import FRAMES, seed_of, write_moving_shapes
 from videoclip.training.evaluate import Evaluation, evaluate
 from videoclip.training.loop import train
@@ -48,14 +48,15 @@ def prepare_data(config: RunConfig, seed: int = 0) -> None:
     Args:
         seed: of the videos. It is not the run's: several seeds of a run share their data.
     """
-    if config.data.synthetic is None:
+    if config.data.synthetic is None or config.data.store is None:
         return
     manifest = config.data.manifest
     with main_first():
         if seed_of(manifest.parent) is None:
             write_moving_shapes(manifest.parent, seed)
     backbone = create_backbone(config.model.backbone.name, config.model.backbone.pretrained)
-    cache_features(read_manifest(manifest), config.data.store, backbone, FrameChoice(frames=FRAMES))
+    extras = Extras(pixels="uint8" if config.data.source == "videos" else None)
+    cache_features(read_manifest(manifest), config.data.store, backbone, FrameChoice(frames=FRAMES), extras=extras)
 
 
 def run_demo(out: Path, seed: int = 0) -> dict[str, Any]:

@@ -26,6 +26,8 @@ class VideoFeatures:
         source: (B, T, D) the frames before any temporal encoder; the same tensor until one ran.
         coarse: (B, T', D) every second frame, ``source[:, ::2]``, through a branch of its own that some temporal
             encoders have; real where ``mask[:, ::2]`` is True.
+        tokens: (B, K, D) further tokens of a clip, which some tunings of the image tower give: all of them real, or of
+            a frame each (K a multiple of T, frame by frame) and real where the frame is.
     """
 
     frames: Tensor
@@ -33,6 +35,7 @@ class VideoFeatures:
     seconds: Tensor
     source: Tensor
     coarse: Tensor | None = None
+    tokens: Tensor | None = None
 
     @classmethod
     def from_frames(cls, frames: Tensor, mask: Tensor | None = None, seconds: Tensor | None = None) -> VideoFeatures:
@@ -89,9 +92,50 @@ class VideoFeatures:
     def to(self, target: torch.device | str | torch.dtype) -> VideoFeatures:
         """Move to a device, or cast frames and source to a dtype; the mask stays bool, seconds keep theirs."""
         if isinstance(target, torch.dtype):
-            coarse = None if self.coarse is None else self.coarse.to(target)
-            return replace(self, frames=self.frames.to(target), source=self.source.to(target), coarse=coarse)
+            parts = {name: getattr(self, name) for name in ("frames", "source", "coarse", "tokens")}
+            return replace(self, **{name: part.to(target) for name, part in parts.items() if part is not None})
         return self.map(lambda part: part.to(target))
+
+
+@dataclass(frozen=True)
+class VideoPixels:
+    """Frames of B clips as pixels, for an image tower that is run now.
+
+    Attributes:
+        pixels: (B, T, 3, S, S) uint8.
+        mask: (B, T) bool, True where a frame is real; real ones come first.
+        seconds: (B, T) presentation time of each frame within its file.
+    """
+
+    pixels: Tensor
+    mask: Tensor
+    seconds: Tensor
+
+    @classmethod
+    def pad(cls, clips: Sequence[Tensor], seconds: Sequence[Tensor], length: int | None = None) -> VideoPixels:
+        """Stack clips of unequal length, pixels (T_i, 3, S, S) and seconds (T_i,), with black frames behind."""
+        length = length or max(map(len, clips))
+        pixels = clips[0].new_zeros(len(clips), length, *clips[0].shape[1:])
+        times, mask = torch.zeros(len(clips), length), torch.zeros(len(clips), length, dtype=torch.bool)
+        for number, (clip, shown) in enumerate(zip(clips, seconds, strict=True)):
+            pixels[number, : len(clip)], times[number, : len(clip)], mask[number, : len(clip)] = clip, shown, True
+        return cls(pixels, mask, times)
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, index: slice | Tensor) -> VideoPixels:
+        """The clips that ``index`` names along B."""
+        return VideoPixels(self.pixels[index], self.mask[index], self.seconds[index])
+
+    def reordered(self, order: Tensor) -> VideoPixels:
+        """The frames that ``order`` (B, T) names, at the times of those whose place they take."""
+        rows = torch.arange(len(self), device=order.device)[:, None]
+        return VideoPixels(self.pixels[rows, order], self.mask, self.seconds)
+
+    def to(self, device: torch.device | str) -> VideoPixels:
+        """Move to a device."""
+        return VideoPixels(self.pixels.to(device), self.mask.to(device), self.seconds.to(device))
 
 
 @dataclass(frozen=True)

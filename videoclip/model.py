@@ -9,9 +9,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+import torch.nn.functional as F
 import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -19,13 +20,15 @@ from torch import Tensor, nn
 from videoclip import config as configs
 from videoclip import registry
 from videoclip.backbone import Backbone, create_backbone
+from videoclip.backbone.walk import Tower, walk_image, walk_text
 from videoclip.config import Component, ModelConfig
-from videoclip.errors import CheckpointError
-from videoclip.features import TextFeatures, VideoFeatures
+from videoclip.errors import BackboneError, CheckpointError
+from videoclip.features import TextFeatures, VideoFeatures, VideoPixels
 from videoclip.similarity import Similarity
-from videoclip.store.dataset import StoredClips
 from videoclip.store.extract import read_clips
 from videoclip.temporal import TemporalEncoder
+from videoclip.tuning import Tuning
+from videoclip.video.clip import FrameChoice, load_clip
 
 if TYPE_CHECKING:
     from videoclip.store import FeatureStore
@@ -41,6 +44,7 @@ class VideoTextModel(nn.Module):
         backbone: CLIP towers; None for a model that only ever sees features.
         temporal: frames -> frames.
         similarity: texts x videos -> scores.
+        image_tuning, text_tuning: what is trained inside the towers.
         config: what the parts were built from; needed by ``save``.
         logit_scale: initial logarithm of the factor between scores and logits; the backbone's when not given.
     """
@@ -52,30 +56,75 @@ class VideoTextModel(nn.Module):
         similarity: Similarity,
         config: ModelConfig | None = None,
         logit_scale: float | None = None,
+        image_tuning: Sequence[Tuning] = (),
+        text_tuning: Sequence[Tuning] = (),
     ) -> None:
         super().__init__()
         self.backbone = backbone
+        self.image_tuning, self.text_tuning = nn.ModuleList(image_tuning), nn.ModuleList(text_tuning)
         self.temporal = temporal
         self.similarity = similarity
         self.config = config or ModelConfig()
         if logit_scale is None:
             logit_scale = backbone.initial_logit_scale if backbone else MAX_LOGIT_SCALE
         self.logit_scale = nn.Parameter(torch.tensor(logit_scale), requires_grad=similarity.scale_logits)
+        self.pretrained: frozenset[str] = frozenset()  # names of the weights that the towers were loaded with
 
-    def encode_video(self, video: VideoFeatures | FeatureStore | Sequence[str | Path]) -> VideoFeatures:
-        """Frames after the temporal encoder: of plain frames, of a whole store, or of files that are decoded now.
+    def encode_video(self, video: VideoFeatures | VideoPixels | FeatureStore | Sequence[str | Path]) -> VideoFeatures:
+        """Frames after the temporal encoder: of plain frames, pixels, a whole store, or files that are decoded now.
 
         Raises:
             DecodeError: a file cannot be read.
-            StoreError: the store was made with another backbone.
+            StoreError: the store was made with another backbone, or lacks the pixels that a tuned tower needs.
         """
+        if isinstance(video, VideoPixels):
+            video = self.encode_pixels(video)
         if isinstance(video, VideoFeatures):
             encoded: VideoFeatures = self.temporal(video)
             return encoded
         if isinstance(video, Sequence):
-            return self.encode_video(read_clips(self._towers(), video, self.config.frames).to(self.logit_scale.device))
+            parts = [video[i : i + VIDEOS_AT_ONCE] for i in range(0, len(video), VIDEOS_AT_ONCE)]
+            found = [self.encode_video(self._read_files(part)) for part in parts]
+            return VideoFeatures.cat(found)
         video.check_backbone(self._towers())
         return self.encode_store(video, video.ids)
+
+    def encode_pixels(self, video: VideoPixels) -> VideoFeatures:
+        """Plain frames through the image tower and what is trained inside it.
+
+        Clips with equally many real frames pass together, so padding reaches neither tower nor tunings.
+        """
+        counts, length = video.mask.sum(1), video.mask.shape[1]
+        order, every, further = list[Tensor](), list[Tensor](), list[Tensor]()
+        for count in sorted(set(counts.tolist())):
+            rows = (counts == count).nonzero()[:, 0]
+            frames, tokens = self._run_image_tower(video.pixels[rows, : max(1, count)])
+            missing = length - frames.shape[1]
+            order.append(rows)
+            every.append(F.pad(frames, (0, 0, 0, missing)))
+            if tokens is not None:
+                per_frame = tokens.ndim == 4
+                further.append(F.pad(tokens, (0, 0, 0, 0, 0, missing)).flatten(1, 2) if per_frame else tokens)
+        back = torch.cat(order).argsort()
+        joined = torch.cat(every)[back]
+        tokens = torch.cat(further)[back] if further else None
+        return VideoFeatures(joined, video.mask, video.seconds, joined, tokens=tokens)
+
+    def _run_image_tower(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Pixels (B, T, 3, S, S), uint8 or normalised -> frames (B, T, D), and further tokens, see ``walk_image``."""
+        towers, tunings = self._towers(), [t for t in self.image_tuning if isinstance(t, Tuning) and t.walks]
+        if tunings:
+            normed = pixels if pixels.is_floating_point() else towers.preprocess.normalize(pixels)
+            return walk_image(tunings[0].tower, normed, tunings)
+        return towers.encode_image(pixels.flatten(0, 1)).unflatten(0, pixels.shape[:2]), None
+
+    def _read_files(self, paths: Sequence[str | Path]) -> VideoFeatures | VideoPixels:
+        towers, frames = self._towers(), self.config.frames
+        if not self.config.live_images:
+            return read_clips(towers, paths, frames).to(self.logit_scale.device)
+        clips = [load_clip(path, FrameChoice(frames=frames), towers.preprocess) for path in paths]
+        pixels = VideoPixels.pad([clip.pixels for clip in clips], [clip.seconds for clip in clips], frames)
+        return pixels.to(self.logit_scale.device)
 
     def encode_store(self, store: FeatureStore, ids: Sequence[str]) -> VideoFeatures:
         """Clips of a store after the temporal encoder, a few hundred at a time: (B, ``config.frames``, D)."""
@@ -84,31 +133,35 @@ class VideoTextModel(nn.Module):
                 "This model reads a clip among its neighbours in the long video: evaluate it with a manifest, whose "
                 "clips share files and have start times."
             )
-        clips = StoredClips(store, ids, self.config.frames)
-        starts = range(0, max(1, len(clips)), VIDEOS_AT_ONCE)
-        parts = (clips.__getitems__(range(i, min(i + VIDEOS_AT_ONCE, len(clips)))) for i in starts)
-        return VideoFeatures.cat([self.encode_video(part.to(self.logit_scale.device)) for part in parts])
+        starts = range(0, max(1, len(ids)), VIDEOS_AT_ONCE)
+        return VideoFeatures.cat([self._read_store(store, ids[i : i + VIDEOS_AT_ONCE]) for i in starts])
+
+    def _read_store(self, store: FeatureStore, ids: Sequence[str]) -> VideoFeatures:
+        read = store.pixels if self.config.live_images else store.features
+        return self.encode_video(read(ids, self.config.frames).to(self.logit_scale.device))
 
     def encode_text(self, texts: Sequence[str] | Tensor) -> TextFeatures:
         """Embeddings of Q texts or of their tokens (Q, L)."""
         towers = self._towers()
-        tokens = texts if isinstance(texts, Tensor) else towers.tokenize(texts)
-        return towers.encode_text(tokens.to(self.logit_scale.device), self.similarity.needs_words)
+        tokens = (texts if isinstance(texts, Tensor) else towers.tokenize(texts)).to(self.logit_scale.device)
+        words = self.similarity.needs_words
+        tunings = [t for t in self.text_tuning if isinstance(t, Tuning) and t.walks]
+        return walk_text(tunings[0].tower, tokens, tunings, words) if tunings else towers.encode_text(tokens, words)
 
     @torch.no_grad()
     def score(
         self,
         text: Sequence[str] | TextFeatures,
-        video: VideoFeatures | FeatureStore | Sequence[str | Path],
+        video: VideoFeatures | VideoPixels | FeatureStore | Sequence[str | Path],
     ) -> Tensor:
         """Scores (Q, B) in cosine units, without gradients, of any memory size; see ``encode_video`` for videos."""
         features = text if isinstance(text, TextFeatures) else self.encode_text(text)
         return self.similarity(features, self.encode_video(video))
 
-    def forward(self, text: TextFeatures | Tensor, video: VideoFeatures) -> Tensor:
-        """Logits (Q, B) of text features or tokens (Q, L) against plain frames."""
+    def forward(self, text: TextFeatures | Tensor, video: VideoFeatures | VideoPixels) -> Tensor:
+        """Logits (Q, B) of text features or tokens (Q, L) against plain frames or their pixels."""
         features = text if isinstance(text, TextFeatures) else self.encode_text(text)
-        return self.logits(self.similarity(features, self.temporal(video)))
+        return self.logits(self.similarity(features, self.encode_video(video)))
 
     def logits(self, scores: Tensor) -> Tensor:
         """Scores times the learned temperature's inverse, where the similarity wants that."""
@@ -152,14 +205,16 @@ def create_model(
     *,
     temporal: str | Component = "none",
     similarity: str | Component = "mean",
-    text_tuning: str | Component = "none",
+    image_tuning: str | Component | Sequence[str | Component] = "none",
+    text_tuning: str | Component | Sequence[str | Component] = "none",
     frames: int = 12,
 ) -> VideoTextModel:
     """Build a model by names.
 
     Args:
         backbone, pretrained: see ``videoclip.backbone.create_backbone``; or a backbone of your own.
-        temporal, similarity, text_tuning: component names, or ``Component(name=..., options={...})``.
+        temporal, similarity: component names, or ``Component(name=..., options={...})``.
+        image_tuning, text_tuning: likewise, or several of them.
         frames: how many frames a clip is reduced to.
 
     Raises:
@@ -168,23 +223,61 @@ def create_model(
     """
     given = None if isinstance(backbone, str) else backbone
     named = given.spec if given else {"name": str(backbone), "pretrained": pretrained}
-    parts = {"temporal": temporal, "similarity": similarity, "text_tuning": text_tuning}
-    values = {k: v.model_dump() if isinstance(v, Component) else v for k, v in parts.items()}
-    config = configs.parse({"backbone": named, "frames": frames, **values}, ModelConfig, "create_model")
+    parts = {"temporal": temporal, "similarity": similarity, "image_tuning": image_tuning, "text_tuning": text_tuning}
+    config = configs.parse({"backbone": named, "frames": frames, **_plain(parts)}, ModelConfig, "create_model")
     return build_model(config, given)
 
 
+def _plain(value: Any) -> Any:
+    if isinstance(value, Component):
+        return value.model_dump()
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    return [_plain(part) for part in value] if isinstance(value, list | tuple) else value
+
+
 def build_model(config: ModelConfig, backbone: Backbone | None = None) -> VideoTextModel:
-    """Build a model from its config; ``backbone`` serves when it is loaded already."""
+    """Build a model from its config; ``backbone`` serves when it is loaded already, and is tuned in place."""
     towers = backbone or create_backbone(config.backbone.name, config.backbone.pretrained)
-    registry.create("tuning", "none").apply(towers.image_tower)
-    registry.create("tuning", config.text_tuning.name, config.text_tuning.options).apply(towers.text_tower)
     temporal, similarity = build_head(config, towers.width)
     clip = {name: tensor.detach() for name, tensor in towers.text_tower.state_dict().items()}
     projection = getattr(towers.image_tower, "proj", None)
     for part in (temporal, similarity):
         part.start_from(clip if projection is None else {**clip, "visual.proj": projection.detach()})
-    return VideoTextModel(towers, temporal, similarity, config)
+    pretrained = {f"backbone.{name}" for name, _ in towers.named_parameters()} if isinstance(towers, nn.Module) else ()
+    image_tuning, text_tuning = build_tunings(config, towers)
+    model = VideoTextModel(towers, temporal, similarity, config, image_tuning=image_tuning, text_tuning=text_tuning)
+    model.pretrained = frozenset(pretrained)
+    return model
+
+
+def build_tunings(config: ModelConfig, backbone: Backbone) -> tuple[list[Tuning], list[Tuning]]:
+    """What a config trains inside the image tower, and inside the text tower, which are frozen otherwise."""
+    name = str(backbone.spec["name"])
+    found = []
+    sides: tuple[tuple[Literal["image", "text"], nn.Module, Sequence[Component]], ...] = (
+        ("image", backbone.image_tower, config.image_tuning),
+        ("text", backbone.text_tower, config.text_tuning),
+    )
+    for kind, module, components in sides:
+        module.requires_grad_(False)
+        tower = Tower(kind, module, name, backbone.tokenize)
+        found.append([registry.create("tuning", c.name, c.options, tower=tower) for c in components])
+    return found[0], found[1]
+
+
+def checkpoint_blocks(model: VideoTextModel) -> None:
+    """Let the towers that are tuned keep their blocks' inputs alone, and run each block again for its gradient.
+
+    Raises:
+        BackboneError: a tower is no transformer of open_clip.
+    """
+    towers = model._towers()
+    sides = ((towers.image_tower, model.config.live_images), (towers.text_tower, model.config.live_texts))
+    for module in (module for module, live in sides if live):
+        if not hasattr(getattr(module, "transformer", None), "grad_checkpointing"):
+            raise BackboneError(f"{towers.spec['name']}: a tower has no blocks for train.gradient_checkpointing.")
+        module.transformer.grad_checkpointing = True  # type: ignore[union-attr]
 
 
 def build_head(config: ModelConfig, width: int) -> tuple[TemporalEncoder, Similarity]:

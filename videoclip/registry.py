@@ -74,12 +74,12 @@ def check_component(kind: Kind, name: str, options: Mapping[str, Any], key: str)
 
 
 def option_types(component: type[Any]) -> dict[str, tuple[Any, Any]]:
-    """Name -> (type, default) of a component's options: its constructor's arguments but ``width``."""
+    """Name -> (type, default) of a component's options: its constructor's arguments but ``width`` and ``tower``."""
     hints = get_type_hints(component.__init__)
     return {
         name: (hints.get(name, Any), ... if parameter.default is parameter.empty else parameter.default)
         for name, parameter in inspect.signature(component).parameters.items()
-        if name != "width"
+        if name not in ("width", "tower")
     }
 
 

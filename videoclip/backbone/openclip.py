@@ -126,6 +126,13 @@ class _PlainTextTower(nn.Module):
         self.ln_final = clip.ln_final
         self.text_projection = clip.text_projection
         self.pool_type = getattr(clip, "text_pool_type", "argmax")
+        self._clip = (clip,)  # a tuple hides it from the list of modules
+
+    @property
+    def attn_mask(self) -> Tensor | None:
+        """The causal mask (L, L), wherever the model lies now."""
+        found: Tensor | None = self._clip[0].attn_mask
+        return found
 
 
 def _resolve(name: str) -> str:

@@ -33,7 +33,7 @@ def cache(args: argparse.Namespace) -> None:
         dtype=args.dtype,
         precision=args.precision,
         resize=args.resize,
-        extras=Extras(args.patches, args.words, args.crops, args.augment),
+        extras=Extras(args.patches, args.pixels, args.words, args.crops, args.augment),
         broken=args.broken,
         retry_failed=args.retry_failed,
         workers=args.workers,
@@ -149,6 +149,7 @@ def _cache_arguments(sub: argparse.ArgumentParser) -> None:
     what.add_argument("--resize", choices=["fast", "pillow"], default="fast", help="pillow: open_clip's pixels exactly")
     what.add_argument("--words", action="store_true", help="also every caption's word features")
     what.add_argument("--patches", action="store_true", help="also every frame's patch tokens")
+    what.add_argument("--pixels", choices=["uint8", "jpeg"], help="also every frame itself, to train inside the tower")
     what.add_argument("--crops", action="store_true", help="also three square crops of every frame")
     what.add_argument("--augment", type=int, default=0, metavar="N", help="also N random augmentations of every clip")
     how = sub.add_argument_group("how the work is done")

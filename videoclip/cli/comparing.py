@@ -34,21 +34,22 @@ def probe(args: argparse.Namespace) -> None:
     from videoclip.errors import DataError
     from videoclip.model import load_model
     from videoclip.store import FeatureStore
+    from videoclip.training.evaluate import source_for
 
     found = {}
     for path in args.checkpoints:
         run = path / "config.yaml"
         if (path / "best").is_dir() and run.is_file():
             data = load_config(run).data
-            manifest, store = args.manifest or data.manifest, FeatureStore(args.store or data.store)
+            manifest, store = args.manifest or data.manifest, args.store or data.store
             split = args.split or data.test[0]
         elif args.manifest and args.store and args.split:
-            manifest, store, split = args.manifest, FeatureStore(args.store), args.split
+            manifest, store, split = args.manifest, args.store, args.split
         else:
             raise DataError(f"{path} is no run folder that names its data: add --manifest, --store and --split.")
-        model = load_model(path)
-        store.check_backbone(model.backbone)  # type: ignore[arg-type]
-        found[path.name] = run_probe(model, store, of_split(read_manifest(manifest), split, manifest), args.seed)
+        model, clips = load_model(path), of_split(read_manifest(manifest), split, manifest)
+        source = source_for(model, None if store is None else FeatureStore(store), clips)
+        found[path.name] = run_probe(model, source, clips, args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "probe.json").write_text(json.dumps(found, indent=2) + "\n")
     (args.out / "probe.md").write_text(markdown(found))

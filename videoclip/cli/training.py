@@ -48,6 +48,7 @@ def evaluate(args: argparse.Namespace) -> None:
     from videoclip.retrieval.runs import write_evaluation
     from videoclip.store import FeatureStore
     from videoclip.training.evaluate import evaluate as run_evaluation
+    from videoclip.training.evaluate import source_for
     from videoclip.training.processes import join_launch, leave_launch
     from videoclip.training.run import write_ranks
 
@@ -55,15 +56,17 @@ def evaluate(args: argparse.Namespace) -> None:
     protocol.check(args.split, [clip for clip in manifest if clip.split == args.split], args.manifest)
     clips = of_split(manifest, args.split, args.manifest)
     device, main = join_launch()
-    model, store = load_model(args.checkpoint).to(device), FeatureStore(args.store)
-    store.check_backbone(model.backbone)  # type: ignore[arg-type]
-    found = run_evaluation(model, store, clips, args.allow_missing, protocol.rule)
-    summary = {"protocol": protocol.label(args.split, clips), "store": store.fingerprint, **found.summary()}
+    model = load_model(args.checkpoint).to(device)
+    others = of_split(manifest, args.bank, args.manifest) if args.bank else None
+    store = FeatureStore(args.store) if args.store else None
+    source = source_for(model, store, [*clips, *(others or ())])
+    found = run_evaluation(model, source, clips, args.allow_missing, protocol.rule)
+    made_from = None if store is None else store.fingerprint
+    summary = {"protocol": protocol.label(args.split, clips), "store": made_from, **found.summary()}
     if args.relevance:
         summary["graded"] = relevance_metrics(found.scores.whole(), _array(args.relevance))
     if args.transductive:
-        others = of_split(manifest, args.bank, args.manifest) if args.bank else None
-        bank = None if others is None else bank_scores(model, store, clips, others)
+        bank = None if others is None else bank_scores(model, source, clips, others)
         temperature = args.temperature or 1 / model.logits(torch.ones((), device=device)).item()
         summary["transductive"] = corrected(args.transductive, found.scores, temperature, bank)
     if main:
@@ -111,7 +114,7 @@ def _train_arguments(sub: argparse.ArgumentParser) -> None:
 def _evaluate_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("checkpoint", type=Path, help="a run's folder, or a checkpoint")
     sub.add_argument("--manifest", type=Path, required=True)
-    sub.add_argument("--store", required=True)
+    sub.add_argument("--store", help="needed unless the image tower was trained; then its pixels, if it has any, serve")
     sub.add_argument("--split", default="test")
     sub.add_argument("--protocol", default="custom", help="check the split against this card (msrvtt_1k_a)")
     sub.add_argument("--allow-missing", action="store_true", help="leave out clips that the store lacks")

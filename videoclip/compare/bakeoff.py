@@ -54,6 +54,7 @@ def bakeoff(configs: Mapping[str, RunConfig], out: Path, seeds: Sequence[int] = 
     """
     first = _same_terms(configs)
     prepare_data(first)
+    assert first.data.store is not None  # what only has videos is no bake-off of heads
     store = FeatureStore(first.data.store)
     console = Console()
     rows = []

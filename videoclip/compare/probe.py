@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,24 +11,25 @@ import torch
 
 from videoclip.data.manifest import Clip
 from videoclip.errors import DataError, VideoclipError
-from videoclip.features import VideoFeatures
+from videoclip.features import VideoFeatures, VideoPixels
 from videoclip.metrics import bootstrap_interval, hits, with_interval
 from videoclip.model import VIDEOS_AT_ONCE, VideoTextModel
-from videoclip.store import FeatureStore
-from videoclip.store.dataset import StoredClips, captions, in_store
-from videoclip.training.evaluate import Evaluation, encode_texts, judge
+from videoclip.store.dataset import captions, in_store
+from videoclip.store.source import Source
+from videoclip.training.evaluate import Evaluation, encode_texts, galleries, judge
 from videoclip.training.task import backwards
 
 BUDGETS = (1, 2, 4, 8, 16)
+Frames = VideoFeatures | VideoPixels
 
 
 @torch.no_grad()
-def probe(model: VideoTextModel, store: FeatureStore, clips: Sequence[Clip], seed: int = 0) -> dict[str, Any]:
+def probe(model: VideoTextModel, source: Source, clips: Sequence[Clip], seed: int = 0) -> dict[str, Any]:
     """Score clips with their captions under each order of frames and each number of frames.
 
     Args:
         model: in evaluation mode.
-        store: has the clips.
+        source: has the clips, as features or as pixels.
         clips: a split.
         seed: of the shuffling.
 
@@ -40,13 +42,12 @@ def probe(model: VideoTextModel, store: FeatureStore, clips: Sequence[Clip], see
     """
     if model.config.context:
         raise DataError("This model reads neighbouring clips in place of frames; there is no order of frames to probe.")
-    clips = in_store(clips, store, allow_missing=True)
-    texts = encode_texts(model, store, captions(clips))
-    ids = [clip.id for clip in clips]
+    clips = in_store(clips, source, allow_missing=True)
+    texts = encode_texts(model, source, captions(clips))
+    numbers = range(math.ceil(len(clips) / VIDEOS_AT_ONCE))
 
-    def scores(frames: int, change: Callable[[VideoFeatures], VideoFeatures]) -> Evaluation:
-        parts = [ids[i : i + VIDEOS_AT_ONCE] for i in range(0, len(ids), VIDEOS_AT_ONCE)]
-        read = (StoredClips(store, part, frames).__getitems__(range(len(part))) for part in parts)
+    def scores(frames: int, change: Callable[[Frames], Frames]) -> Evaluation:
+        read = galleries(model, source, clips, numbers, frames)
         videos = [model.encode_video(change(video).to(model.logit_scale.device)) for video in read]
         return judge(model.similarity(texts, VideoFeatures.cat(videos)).cpu(), clips)
 
@@ -110,7 +111,7 @@ def plot(found: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def _orders(seed: int) -> dict[str, Callable[[VideoFeatures], VideoFeatures]]:
+def _orders(seed: int) -> dict[str, Callable[[Frames], Frames]]:
     return {
         "in order": lambda video: video,
         "reversed": backwards,
@@ -119,7 +120,7 @@ def _orders(seed: int) -> dict[str, Callable[[VideoFeatures], VideoFeatures]]:
     }
 
 
-def _shuffled(video: VideoFeatures, seed: int) -> VideoFeatures:
+def _shuffled(video: Frames, seed: int) -> Frames:
     """The real frames, which come first, in a random order of their own for each clip."""
     keys = torch.rand(video.mask.shape, generator=torch.Generator().manual_seed(seed))
     return video.reordered(keys.masked_fill(~video.mask, 2).argsort(1))

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from videoclip import registry
 from videoclip.config.schema import (
+    AverageConfig,
     BackboneConfig,
     Component,
     DataConfig,
@@ -27,6 +28,7 @@ from videoclip.config.schema import (
 from videoclip.errors import ConfigError
 
 __all__ = [
+    "AverageConfig",
     "BackboneConfig",
     "Component",
     "DataConfig",
@@ -191,33 +193,33 @@ def _check_components(values: Any, kind: type[Strict]) -> list[str]:
     kinds: dict[str, registry.Kind] = {
         "model.temporal": "temporal",
         "model.similarity": "similarity",
+        "model.image_tuning": "tuning",
         "model.text_tuning": "tuning",
         "train.loss": "loss",
     }
     problems = []
     for key, component in kinds.items():
         section, _, name = key.partition(".")
-        shown = key if kind is RunConfig else name
         within = values.get(section) if kind is RunConfig and isinstance(values, Mapping) else values
-        if (
-            kind in (RunConfig, ModelConfig)
-            and isinstance(within, Mapping)
-            and isinstance(within.get(name), str | Mapping)
-        ):
-            parsed = Component.model_validate(within[name])
-            problems += registry.check_component(component, parsed.name, parsed.options, shown)
+        if kind not in (RunConfig, ModelConfig) or not isinstance(within, Mapping):
+            continue
+        for given in within[name] if isinstance(within.get(name), list | tuple) else [within.get(name)]:
+            if isinstance(given, str | Mapping):
+                parsed = Component.model_validate(given)
+                shown = key if kind is RunConfig else name
+                problems += registry.check_component(component, parsed.name, parsed.options, shown)
     return problems
 
 
 def _sentence(error: Any, kind: type[Strict]) -> str:
-    key = ".".join(str(part) for part in error["loc"]) or "the whole"
+    key = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         return registry.unknown(key, str(error["loc"][-1]), _names(kind, error["loc"][:-1]), "no such key")
     if error["type"] == "missing":
         return f"{key}: missing"
     message = error["msg"].removeprefix("Value error, ")
     shown = "" if isinstance(error["input"], Mapping) else f", got {error['input']!r}"
-    return f"{key}: {message[0].lower()}{message[1:]}{shown}"
+    return f"{key}: {message[0].lower()}{message[1:]}{shown}" if key else f"{message}{shown}"
 
 
 def _names(kind: type[BaseModel], location: Sequence[Any]) -> list[str]:

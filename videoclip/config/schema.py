@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_serializer, model_validator
 
 Positive = Annotated[int, Field(gt=0)]
 
@@ -54,6 +54,13 @@ class Component(Strict):
         return {"name": self.name, **self.options} if self.options else self.name
 
 
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str | Mapping) else value
+
+
+Components = Annotated[tuple[Component, ...], BeforeValidator(_listed), Field(min_length=1)]
+
+
 class BackboneConfig(Strict):
     """Which CLIP; see ``videoclip.backbone.create_backbone``."""
 
@@ -68,15 +75,27 @@ class ModelConfig(Strict):
         frames: how many frames a clip is reduced to.
         context: read this many neighbours on each side of a clip in its file, each by its mean frame, in place of the
             clip's own frames; for the temporal encoder ``context``.
-        text_tuning: what is trained inside the text tower. The image tower stays frozen: frames come from a store.
+        image_tuning, text_tuning: what is trained inside each tower, one component of ``videoclip.tuning`` or several.
+            With the image tower left alone, frames can come from a store.
     """
 
     backbone: BackboneConfig = BackboneConfig()
-    text_tuning: Component = Component(name="none")
+    image_tuning: Components = (Component(name="none"),)
+    text_tuning: Components = (Component(name="none"),)
     temporal: Component = Component(name="none")
     similarity: Component = Component(name="mean")
     frames: Positive = 12
     context: Annotated[int, Field(ge=0)] = 0
+
+    @property
+    def live_images(self) -> bool:
+        """Whether the image tower differs from the backbone's, so that it needs pixels."""
+        return any(tuning.name != "none" for tuning in self.image_tuning)
+
+    @property
+    def live_texts(self) -> bool:
+        """Whether the text tower differs from the backbone's."""
+        return any(tuning.name != "none" for tuning in self.text_tuning)
 
 
 class DataConfig(Strict):
@@ -84,9 +103,13 @@ class DataConfig(Strict):
 
     Attributes:
         manifest: JSONL file of clips with captions and split.
-        store: folder of cached features.
-        sampling: which of the cached frames a training step sees: ``uniform``, or ``random`` inside equal segments.
-            Validation and test always take ``uniform``.
+        store: folder of cached features; needed where ``source`` is ``store``.
+        source: ``store`` reads cached features; ``videos`` runs the image tower on pixels: those that the store holds
+            (``videoclip cache --pixels``), or else the files, decoded by ``train.workers``.
+        sampling: which frames a training step sees: ``uniform``, or ``random`` inside equal segments; of cached ones,
+            where they are cached. Validation and test always take ``uniform``.
+        augmentation: of a training clip's pixels, the same for all its frames, where ``sampling`` is ``random``:
+            ``crop`` takes 50 to 100 % of the area, ``crop_flip`` mirrors half of the clips as well.
         allow_missing: train and evaluate although some clips of a split are not in the store.
         validation: split that the best epoch is chosen on; ``held_out`` sets clips of the training split apart for it.
             When not given: ``val``, or ``held_out`` where the manifest has no such split.
@@ -96,15 +119,25 @@ class DataConfig(Strict):
     """
 
     manifest: Path
-    store: Path
+    store: Path | None = None
+    source: Literal["store", "videos"] = "store"
     train: str = "train"
     validation: str | None = None
     held_out: Positive = 500
     test: tuple[str, ...] = ("test",)
     sampling: Literal["uniform", "random"] = "uniform"
+    augmentation: Literal["none", "crop", "crop_flip"] = "none"
     allow_missing: bool = False
     protocol: str = "custom"
     synthetic: Literal["moving_shapes"] | None = None
+
+    @model_validator(mode="after")
+    def _has_clips(self) -> DataConfig:
+        if self.store is None and self.source == "store":
+            raise ValueError("store is missing: the folder of cached features, or source: videos")
+        if self.augmentation != "none" and (self.source == "store" or self.sampling != "random"):
+            raise ValueError("augmentation works on pixels drawn at random: set source: videos and sampling: random")
+        return self
 
     @model_validator(mode="after")
     def _splits_differ(self) -> DataConfig:
@@ -117,13 +150,32 @@ class DataConfig(Strict):
         return self
 
 
+class AverageConfig(Strict):
+    """An average of the weights along a training; in YAML ``none``, ``ema``, ``beta``, or with options.
+
+    Attributes:
+        name: ``ema`` forgets exponentially; ``beta`` counts both ends most (CLIPood's beta moving average).
+        decay: of ``ema``, a step.
+        beta: of ``beta``, see ``videoclip.training.averaging``.
+    """
+
+    name: Literal["none", "ema", "beta"] = "none"
+    decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    beta: Annotated[float, Field(gt=0)] = 0.5
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_short_form(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+
 class TrainConfig(Strict):
     """How to train.
 
     Attributes:
         batch_size: pairs per optimiser step, over all processes and accumulation steps together.
         lr: peak learning rate of temporal encoder, similarity and temperature.
-        tower_lr: peak learning rate inside the towers.
+        tower_lr: peak learning rate of the towers' own weights; what tunings bring along learns at ``lr``.
         warmup: share of all steps in which the learning rates rise from zero; then they fall as a cosine to zero.
         accumulation: batches per optimiser step; each batch contrasts only its own pairs.
         loss: contrastive loss, a component of ``videoclip.loss``.
@@ -134,6 +186,14 @@ class TrainConfig(Strict):
             encoded again for its gradient (GradCache, arXiv:2101.06983). All at once when not given.
         reversed_negatives: each text is also contrasted with its own video's frames in reverse order; for captions that
             tell an order of events (the idea of Test of Time, Bagad et al., CVPR 2023, arXiv:2301.02074).
+        gradient_checkpointing: keep a tower's block inputs alone and run each block again for its gradient.
+        anchor: pull of the towers' own weights back to where they started (L2-SP, Li et al., ICML 2018): half of this
+            times the squared distance is added to the loss.
+        distillation: share of FitCLIP's teacher-student loss (arXiv:2203.13371): the pretrained towers as they were
+            loaded teach their scores of the batch; the contrastive loss has the rest. FitCLIP takes 0.0001.
+        average: of the weights along the training, to be validated and kept in their place.
+        workers: processes that read and decode pixels ahead; all cores but one, shared by the processes of a machine,
+            when not given, and none for uncompressed pixels.
         precision: ``auto`` takes bf16 on GPUs that have it, else fp32.
         checkpoint_steps: optimiser steps between checkpoints; each epoch also ends with one.
         tracker: also write losses and metrics for TensorBoard, through accelerate.
@@ -152,6 +212,11 @@ class TrainConfig(Strict):
     mixup: Annotated[float, Field(ge=0)] = 0.0
     encode_at_once: Positive | None = None
     reversed_negatives: bool = False
+    gradient_checkpointing: bool = False
+    anchor: Annotated[float, Field(ge=0)] = 0.0
+    distillation: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    average: AverageConfig = AverageConfig()
+    workers: Annotated[int, Field(ge=0)] | None = None
     precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
     checkpoint_steps: Positive = 200
     tracker: Literal["none", "tensorboard"] = "none"
@@ -178,3 +243,12 @@ class RunConfig(Strict):
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     select: SelectConfig = SelectConfig()
+
+    @model_validator(mode="after")
+    def _has_pixels(self) -> RunConfig:
+        if self.model.live_images and self.data.source == "store":
+            names = ", ".join(tuning.name for tuning in self.model.image_tuning)
+            raise ValueError(f"model.image_tuning ({names}) runs the image tower: set data.source to videos")
+        if self.model.context and self.data.source == "videos":
+            raise ValueError("model.context reads neighbours from a store: set data.source to store")
+        return self

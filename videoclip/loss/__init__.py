@@ -114,6 +114,24 @@ def one_negative(positive: Tensor, negative: Tensor) -> Tensor:
     return F.softplus(negative - positive).mean()
 
 
+def distillation(student: Tensor, teacher: Tensor, scale: Tensor) -> Tensor:
+    """FitCLIP's teacher-student loss (Castro and Caba Heilbron, BMVC 2022, arXiv:2203.13371).
+
+    The divergences of the student's softmax from the teacher's over each row and over each column are summed, and
+    multiplied by the squared temperature, so that gradients keep their size at any of it.
+
+    Args:
+        student, teacher: cosines (B, B); no gradient flows to the teacher.
+        scale: factor between cosines and logits.
+    """
+    taught, learned = scale.detach() * teacher.detach(), scale * student
+    both = [
+        F.kl_div(learned.log_softmax(axis), taught.log_softmax(axis), reduction="sum", log_target=True) / len(student)
+        for axis in (0, 1)
+    ]
+    return torch.stack(both).sum() * scale.detach() ** 2
+
+
 def uniformity(embeddings: Tensor) -> Tensor:
     """How evenly embeddings (N, D) of unit length lie on the sphere: log of the mean of exp(-2 squared distance).
 

@@ -18,8 +18,8 @@ from videoclip.errors import DataError
 from videoclip.metrics import summarise
 from videoclip.metrics.ranks import Scores, rank
 from videoclip.model import VideoTextModel
-from videoclip.store import FeatureStore
 from videoclip.store.dataset import captions, in_store
+from videoclip.store.source import Source
 from videoclip.training.evaluate import TEXTS_AT_ONCE, encode_gallery, score_rows
 
 
@@ -57,7 +57,7 @@ def corrected(
     return found
 
 
-def bank_scores(model: VideoTextModel, store: FeatureStore, clips: Sequence[Clip], bank: Sequence[Clip]) -> Scores:
+def bank_scores(model: VideoTextModel, source: Source, clips: Sequence[Clip], bank: Sequence[Clip]) -> Scores:
     """Scores of the bank's captions with the videos of ``clips``.
 
     Raises:
@@ -69,8 +69,8 @@ def bank_scores(model: VideoTextModel, store: FeatureStore, clips: Sequence[Clip
             f"{len(shared)} clips of the bank are among the tested ones, the first is {min(shared)!r}: a bank must "
             "come from the training or validation split."
         )
-    gallery, texts = in_store(clips, store, allow_missing=True), captions(bank)
-    rows = score_rows(model, store, encode_gallery(model, store, gallery), texts)
+    gallery, texts = in_store(clips, source, allow_missing=True), captions(bank)
+    rows = score_rows(model, source, encode_gallery(model, source, gallery), texts)
     numbers = torch.arange(len(texts), device=model.logit_scale.device)
     return Scores(rows, torch.zeros_like(numbers), len(gallery), list(numbers.split(TEXTS_AT_ONCE)))
 

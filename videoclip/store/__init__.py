@@ -14,11 +14,12 @@ import numpy as np
 import psutil
 import torch
 from torch import Tensor
+from torchvision.io import ImageReadMode, decode_jpeg
 
 from videoclip.backbone import Backbone
 from videoclip.data.remote import local_copy
 from videoclip.errors import StoreError
-from videoclip.features import TextFeatures, VideoFeatures
+from videoclip.features import TextFeatures, VideoFeatures, VideoPixels
 from videoclip.store.recipe import read_description
 from videoclip.store.shards import Record, Rows, read_index
 from videoclip.video import sampling
@@ -116,7 +117,8 @@ class FeatureStore:
             StoreError: the clip is not in the store; the message says why, if caching it failed.
         """
         record = self._record(clip_id)
-        tensors = {name: torch.from_numpy(self._extent(record, name).copy()) for name in record.tensors}
+        names = [name for name in record.tensors if name in ("frames", "patches", "views")]
+        tensors = {name: torch.from_numpy(self._extent(record, name).copy()) for name in names}
         seconds = torch.from_numpy(self._seconds[clip_id])
         return StoredClip(
             clip_id, tensors["frames"], seconds, tensors.get("patches"), tensors.get("views"), dict(record.notes)
@@ -162,6 +164,37 @@ class FeatureStore:
             mask[number, : len(shown)], seconds[number, : len(shown)] = True, shown
         stacked = torch.from_numpy(out).float()
         return VideoFeatures(stacked, torch.from_numpy(mask), torch.from_numpy(seconds), stacked)
+
+    def pixels(
+        self,
+        ids: Sequence[str],
+        frames: int | None = None,
+        generators: Sequence[np.random.Generator] | None = None,
+    ) -> VideoPixels:
+        """Stored pixels of clips as one padded batch; arguments as for ``features``.
+
+        Raises:
+            StoreError: a clip is not in the store, or the store holds no pixels.
+        """
+        if self.recipe.pixels is None:
+            raise StoreError(f"{self.folder}: holds no pixels of its frames; cache with --pixels.")
+        clips, times = list[Tensor](), list[Tensor]()
+        for number, clip_id in enumerate(ids):
+            record = self._record(clip_id)
+            index = self._choose(clip_id, frames, None, generators[number] if generators else None)
+            clips.append(self._pictures(record, index))
+            times.append(torch.from_numpy(self._seconds[clip_id][index]))
+        return VideoPixels.pad(clips, times, frames)
+
+    def _pictures(self, record: Record, index: slice | Array) -> Tensor:
+        """Chosen frames of a clip, (T, 3, S, S) uint8."""
+        if self.recipe.pixels == "pixels":
+            return torch.from_numpy(np.array(self._extent(record, "pixels")[index]))
+        ends = np.cumsum(record.notes["jpeg_bytes"])
+        data = self._extent(record, "jpeg")
+        chosen = np.arange(len(ends))[index]
+        pictures = [data[ends[n] - record.notes["jpeg_bytes"][n] : ends[n]].copy() for n in chosen]
+        return torch.stack([decode_jpeg(torch.from_numpy(p), ImageReadMode.RGB) for p in pictures])
 
     def text(self, captions: Sequence[str], words: bool = False) -> TextFeatures:
         """Cached features of captions in single precision: sentence (Q, D), and with ``words`` words and mask (Q, L).

@@ -1,4 +1,4 @@
-"""Reading a store: clips alone, or for training pairs of a clip and one of its captions, a whole batch at a time.
+"""Reading clips: alone, or for training pairs of a clip and one of its captions, a whole batch at a time.
 
 What a pair looks like in an epoch depends on seed, epoch and pair alone, so a resumed run and any number of
 processes see the same.
@@ -6,19 +6,25 @@ processes see the same.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from videoclip.data.manifest import Clip
 from videoclip.errors import DataError
-from videoclip.features import TextFeatures, VideoFeatures
+from videoclip.features import TextFeatures, VideoFeatures, VideoPixels
 from videoclip.layers import masked_mean
 from videoclip.store import FeatureStore
+from videoclip.store.source import PixelSource, Source
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -26,12 +32,13 @@ class Batch:
     """B pairs: text i belongs to video i.
 
     Attributes:
+        video: cached frames, or pixels where the image tower runs live.
         text: cached features of the captions, or their tokens (B, L) where the text tower runs live.
         video_ids: (B,) equal for pairs of one video.
         text_ids: (B,) equal for pairs of one sentence, whichever its video.
     """
 
-    video: VideoFeatures
+    video: VideoFeatures | VideoPixels
     text: TextFeatures | Tensor
     video_ids: Tensor
     text_ids: Tensor
@@ -47,6 +54,27 @@ class Batch:
         """Move to a device."""
         ids = self.video_ids.to(device), self.text_ids.to(device)
         return Batch(self.video.to(device), self.text.to(device), *ids)
+
+
+class ClipsAsPixels(Dataset[VideoPixels]):
+    """Clips of a source of pixels, ``at_once`` a time; item n holds the clips from n x ``at_once`` on.
+
+    Args:
+        source: has all of them.
+        ids: of the clips.
+        frames: T.
+        at_once: clips an item.
+    """
+
+    def __init__(self, source: PixelSource, ids: Sequence[str], frames: int, at_once: int) -> None:
+        self._source, self._ids, self._frames, self._at_once = source, list(ids), frames, at_once
+
+    def __len__(self) -> int:
+        return math.ceil(len(self._ids) / self._at_once)
+
+    def __getitem__(self, number: int) -> VideoPixels:
+        """(at_once, T, 3, S, S), fewer at the end."""
+        return self._source.pixels(self._ids[number * self._at_once : (number + 1) * self._at_once], self._frames)
 
 
 class StoredClips(Dataset[VideoFeatures]):
@@ -126,11 +154,12 @@ class TrainingPairs:
     """Every (clip, caption) pair of some clips.
 
     Args:
-        store: has the frames, and the texts unless ``tokens`` are given.
-        clips: all of them in the store.
-        frames: T; clips with fewer cached frames are padded.
-        tokens: of every caption in the order of ``captions``, for a live text tower; None reads cached texts.
-        words: read cached words too.
+        source: has the frames, or their pixels.
+        clips: all of them in it.
+        frames: T; clips with fewer frames are padded.
+        texts: of every caption in the order of ``captions``: tokens for a live text tower, features, or the store that
+            has them.
+        words: read the store's words too.
         context: see ``ModelConfig.context``.
         random_frames: a training step sees random frames of equal segments rather than their middles.
         seed: of the order and of the frames.
@@ -138,23 +167,26 @@ class TrainingPairs:
 
     def __init__(
         self,
-        store: FeatureStore,
+        source: Source,
         clips: Sequence[Clip],
         frames: int,
-        tokens: Tensor | None = None,
+        texts: Tensor | TextFeatures | FeatureStore,
         words: bool = False,
         context: int = 0,
         random_frames: bool = False,
         seed: int = 0,
     ) -> None:
-        self._store, self._frames, self._tokens, self._words = store, frames, tokens, words
+        self._source, self._frames = source, frames
         self._random, self._seed = random_frames, seed
         self._ids = [clip.id for clip in clips]
         self._owner = np.array([number for number, clip in enumerate(clips) for _ in clip.captions])
-        self._context = ClipsInContext(store, clips, context, frames) if context else None
+        self._context = None
+        if context:
+            assert isinstance(source, FeatureStore)  # neighbours are read by their mean frames
+            self._context = ClipsInContext(source, clips, context, frames)
         self._captions = captions(clips)
         self._sentence = np.unique(self._captions, return_inverse=True)[1]
-        self._text = store.text(self._captions) if tokens is None and not words else None
+        self._texts = texts.text(self._captions) if isinstance(texts, FeatureStore) and not words else texts
 
     def __len__(self) -> int:
         return len(self._owner)
@@ -167,7 +199,7 @@ class TrainingPairs:
         """The pairs with these numbers as they look in an epoch, frames (B, T, D)."""
         owners, sentences = self._owner[pairs], self._sentence[pairs]
         video = self._video(owners.tolist(), pairs, epoch)
-        return Batch(video, self._texts(pairs), torch.from_numpy(owners), torch.from_numpy(sentences))
+        return Batch(video, self._of_texts(pairs), torch.from_numpy(owners), torch.from_numpy(sentences))
 
     def repeats(self, pairs: np.ndarray) -> dict[str, int]:
         """How many couples among pairs with these numbers share the video; how many, of several videos, the caption."""
@@ -179,19 +211,63 @@ class TrainingPairs:
         owners, sentences = self._owner[pairs], self._sentence[pairs]
         return {"same_video": couples(owners), "same_caption": couples(sentences) - couples(owners, sentences)}
 
-    def _video(self, owners: Sequence[int], pairs: np.ndarray, epoch: int) -> VideoFeatures:
+    def _video(self, owners: Sequence[int], pairs: np.ndarray, epoch: int) -> VideoFeatures | VideoPixels:
         if self._context is not None:
             return self._context.__getitems__(owners)
+        ids = [self._ids[owner] for owner in owners]
         generators = [np.random.default_rng([self._seed, epoch, int(p)]) for p in pairs] if self._random else None
-        return self._store.features([self._ids[owner] for owner in owners], self._frames, generators=generators)
+        if isinstance(self._source, PixelSource):
+            return self._source.pixels(ids, self._frames, generators)
+        return self._source.features(ids, self._frames, generators=generators)
 
-    def _texts(self, pairs: np.ndarray) -> TextFeatures | Tensor:
-        """Tokens; or cached sentences, held in memory; or cached words, read as needed, since they are many."""
-        if self._tokens is not None:
-            return self._tokens[torch.from_numpy(pairs)]
-        if self._text is not None:
-            return self._text[torch.from_numpy(pairs)]
-        return self._store.text([self._captions[pair] for pair in pairs], words=True)
+    def _of_texts(self, pairs: np.ndarray) -> TextFeatures | Tensor:
+        """Held in memory; but cached words are read as needed, since they are many."""
+        if isinstance(self._texts, FeatureStore):
+            return self._texts.text([self._captions[pair] for pair in pairs], words=True)
+        return self._texts[torch.from_numpy(pairs)]
+
+
+class TrainingBatches(Dataset[Batch]):
+    """What a process computes in a training, batch by batch: number ((epoch x steps) + step) x accumulation + part.
+
+    Args:
+        pairs: to be drawn from.
+        batch_size: pairs of an optimiser step, of all processes and parts together.
+        accumulation: parts of a step, which are contrasted each by itself.
+        place: number of this process, and how many there are.
+    """
+
+    def __init__(
+        self, pairs: TrainingPairs, batch_size: int, accumulation: int = 1, place: tuple[int, int] = (0, 1)
+    ) -> None:
+        self._pairs, self._batch_size, self.accumulation, self._place = pairs, batch_size, accumulation, place
+        self.steps = len(pairs) // batch_size
+        self._order: tuple[int, np.ndarray] = (-1, np.zeros(0))
+
+    def __getitem__(self, number: int) -> Batch:
+        """This process's share of a part."""
+        first, processes = self._place
+        return self._pairs.batch(self.numbers(number)[first::processes], self._epoch(number))
+
+    def numbers(self, number: int) -> np.ndarray:
+        """The pairs of a part, of all processes."""
+        epoch = self._epoch(number)
+        if self._order[0] != epoch:
+            self._order = epoch, self._pairs.order(epoch)
+        step = number // self.accumulation % self.steps
+        whole = self._order[1][step * self._batch_size : (step + 1) * self._batch_size]
+        return np.array_split(whole, self.accumulation)[number % self.accumulation]
+
+    def repeats(self, epochs: int) -> dict[str, int]:
+        """Couples within parts, of so many epochs, that share a video, or a caption but no video."""
+        total = {"same_video": 0, "same_caption": 0}
+        for number in range(epochs * self.steps * self.accumulation):
+            for name, count in self._pairs.repeats(self.numbers(number)).items():
+                total[name] += count
+        return total
+
+    def _epoch(self, number: int) -> int:
+        return number // (self.steps * self.accumulation)
 
 
 def neighbours(clips: Sequence[Clip], radius: int) -> list[list[int]]:
@@ -212,8 +288,19 @@ def captions(clips: Sequence[Clip]) -> list[str]:
     return [caption for clip in clips for caption in clip.captions]
 
 
-def in_store(clips: Sequence[Clip], store: FeatureStore, allow_missing: bool) -> list[Clip]:
-    """The clips that the store has.
+def ahead(dataset: Dataset[T], numbers: Sequence[int], workers: int) -> Iterator[T]:
+    """Items of a dataset in the order of ``numbers``, made by so many processes of their own while others are used."""
+    if not workers:
+        yield from (dataset[number] for number in numbers)
+        return
+    context = "forkserver" if sys.platform != "win32" else "spawn"
+    yield from DataLoader(
+        dataset, batch_size=None, sampler=numbers, num_workers=workers, multiprocessing_context=context
+    )
+
+
+def in_store(clips: Sequence[Clip], store: Source, allow_missing: bool) -> list[Clip]:
+    """The clips that the store, or the files, have.
 
     Raises:
         DataError: some are missing and that was not allowed, or all are.
@@ -223,8 +310,9 @@ def in_store(clips: Sequence[Clip], store: FeatureStore, allow_missing: bool) ->
     if missing and (not allow_missing or not found):
         reasons = {f.id: f.reason for f in store.failures}
         first = next(clip.id for clip in clips if clip.id not in store)
+        place = "in the store" if isinstance(store, FeatureStore) else "there"
         raise DataError(
-            f"{store.folder}: {missing} of {len(clips)} clips are not in the store, the first is {first!r} "
+            f"{store.folder}: {missing} of {len(clips)} clips are not {place}, the first is {first!r} "
             f"({reasons.get(first, 'never cached')}); cache them, or set data.allow_missing=true to go on without."
         )
     return found

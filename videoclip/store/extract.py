@@ -44,12 +44,15 @@ class Extras:
 
     Attributes:
         patches: every frame's patch tokens.
+        pixels: every frame at the size that the tower takes, as it is or as a JPEG picture of quality 95: for training
+            inside the image tower without decoding again.
         words: every caption's words.
         crops: three square crops along the longer side of every frame, as views.
         augmentations: so many random crops and mirrorings, as views; the same for all frames of a clip.
     """
 
     patches: bool = False
+    pixels: Literal["uint8", "jpeg"] | None = None
     words: bool = False
     crops: bool = False
     augmentations: int = 0
@@ -176,6 +179,8 @@ def _recipe(
             tensors["patches"] = list(backbone.encode_patches(blank)[1].shape[1:])
     if views:
         tensors["views"] = [len(views), backbone.width]
+    if extras.pixels:
+        tensors |= {"jpeg": []} if extras.pixels == "jpeg" else {"pixels": [3, *preprocess.size]}
     return Recipe(
         backbone=backbone.fingerprint,
         preprocess={name: list(v) if isinstance(v, tuple) else v for name, v in asdict(preprocess).items()},

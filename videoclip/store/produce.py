@@ -168,7 +168,8 @@ def encode(backbone: Backbone, pixels: Tensor, recipe: Recipe) -> dict[str, Tens
     count, views = pixels.shape[:2]
     precision = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}[recipe.precision]
     dtype = getattr(torch, recipe.dtype)
-    rows = {}
+    rows: dict[str, Tensor] = {}
+    kept = {"pixels": pixels[:, 0]} if recipe.pixels else {}
     with torch.autocast(pixels.device.type, precision, enabled=precision is not None):
         if "patches" in recipe.tensors:
             plain, patches = backbone.encode_patches(pixels[:, 0])
@@ -180,7 +181,7 @@ def encode(backbone: Backbone, pixels: Tensor, recipe: Recipe) -> dict[str, Tens
                 rows, every = {"frames": every[:, 0]}, every[:, 1:]
             if views > 1:
                 rows["views"] = every
-    return rows
+    return {**rows, **kept}
 
 
 class _Clock:

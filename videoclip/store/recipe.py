@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from videoclip.errors import StoreError, writing
 
@@ -27,7 +27,8 @@ class Recipe:
         precision: of the image tower's arithmetic, ``fp32``, ``fp16`` or ``bf16``.
         dtype: of the stored rows.
         tensors: what is stored for each frame, as the shape of one row: ``frames`` (D,), and where asked for
-            ``patches`` (N, D) and ``views`` (V, D).
+            ``patches`` (N, D), ``views`` (V, D), and the frames' own pixels, ``pixels`` (3, S, S) or, byte by byte,
+            ``jpeg``.
         views: the names of the V views.
         words: whether texts were stored with their words.
     """
@@ -48,6 +49,16 @@ class Recipe:
     def width(self) -> int:
         """D."""
         return self.tensors["frames"][-1]
+
+    @property
+    def pixels(self) -> Literal["pixels", "jpeg"] | None:
+        """The tensor that holds the frames' pixels, if there is one."""
+        names: tuple[Literal["pixels", "jpeg"], ...] = ("pixels", "jpeg")
+        return next((name for name in names if name in self.tensors), None)
+
+    def dtype_of(self, tensor: str) -> str:
+        """The dtype of a tensor's rows."""
+        return "uint8" if tensor in ("pixels", "jpeg") else self.dtype
 
     @property
     def text_tensors(self) -> dict[str, list[int]]:

@@ -14,7 +14,7 @@ import mmap
 import os
 import sys
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -64,7 +64,7 @@ class ShardWriter:
         folder: the store.
         kind: ``clips`` or ``texts``.
         tensors: name -> shape of one row.
-        dtype: of the rows.
+        dtype: of the rows; of each tensor, where they differ.
         writer: number of this writer; no two at a time may share it on different machines.
         shard_bytes: after which a shard is closed and the next one begun.
 
@@ -80,12 +80,13 @@ class ShardWriter:
         folder: Path,
         kind: str,
         tensors: Mapping[str, Sequence[int]],
-        dtype: str,
+        dtype: str | Callable[[str], str],
         writer: int = 0,
         shard_bytes: int = 256 << 20,
     ) -> None:
         self._folder, self._name, self._shard_bytes = folder, f"{kind}-{writer:04d}", shard_bytes
-        self._shapes, self._dtype = {name: tuple(shape) for name, shape in tensors.items()}, np.dtype(dtype)
+        self._shapes = {name: tuple(shape) for name, shape in tensors.items()}
+        self._dtypes = {name: np.dtype(dtype if isinstance(dtype, str) else dtype(name)) for name in tensors}
         self.finished: list[Path] = []
         existing = sorted(folder.glob(f"{self._name}-*.idx"))
         self._number = int(existing[-1].stem.rsplit("-", 1)[1]) if existing else 0
@@ -126,7 +127,7 @@ class ShardWriter:
         with writing(self._folder):
             for name, file in self._files.items():
                 file.seek(0)
-                file.write(npy_header(self._rows[name], self._shapes[name], self._dtype))
+                file.write(npy_header(self._rows[name], self._shapes[name], self._dtypes[name]))
         self._release()
         self.finished.append(self.index)
 
@@ -155,7 +156,7 @@ class ShardWriter:
             self._rows, self._files = {}, {}
             for name, shape in self._shapes.items():
                 rows = sum(record.tensors[name].rows for record in committed)
-                header, path = npy_header(rows, shape, self._dtype), tensor_file(self.index, name)
+                header, path = npy_header(rows, shape, self._dtypes[name]), tensor_file(self.index, name)
                 size = len(header) + rows * self._row_bytes(name)
                 if rows and (not path.exists() or path.stat().st_size < size):
                     raise StoreError(f"{path}: has lost rows that its index names; delete the shard, cache again.")
@@ -167,7 +168,7 @@ class ShardWriter:
 
     def _append(self, name: str, content: Array | BinaryIO) -> Extent:
         first, size, crc = self._rows[name], 0, 0
-        for block in _blocks(content, self._dtype):
+        for block in _blocks(content, self._dtypes[name]):
             self._files[name].write(block)
             size, crc = size + len(block), zlib.crc32(block, crc)
         rows = size // self._row_bytes(name)
@@ -175,7 +176,7 @@ class ShardWriter:
         return Extent(first, rows, crc)
 
     def _row_bytes(self, name: str) -> int:
-        return int(np.prod(self._shapes[name])) * self._dtype.itemsize
+        return int(np.prod(self._shapes[name])) * self._dtypes[name].itemsize
 
     def _release(self) -> None:
         for file in (*self._files.values(), self._lines):

@@ -14,6 +14,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import torch
+from torchvision.io import encode_jpeg
+
 from videoclip.data.manifest import Clip
 from videoclip.data.remote import push
 from videoclip.errors import StoreError, writing
@@ -25,6 +28,7 @@ from videoclip.store.shards import ShardWriter, shard_files
 from videoclip.video.isolation import Ended
 
 COMMIT_SECONDS = 2.0  # the most finished work that a kill can cost
+JPEG_QUALITY = 95
 SPOOL_BYTES = 8 << 20  # of one clip's rows held in memory before they go to a temporary file
 
 
@@ -45,7 +49,7 @@ class Sink:
 
     def __init__(self, folder: Path, recipe: Recipe, writer: int, shard_bytes: int, push_to: str | None) -> None:
         self._folder, self._recipe, self._push_to = folder, recipe, push_to
-        self._open = partial(ShardWriter, folder, "clips", recipe.tensors, recipe.dtype, writer, shard_bytes)
+        self._open = partial(ShardWriter, folder, "clips", recipe.tensors, recipe.dtype_of, writer, shard_bytes)
         self._writer: ShardWriter | None = None  # opened for the first clip: without one nothing is touched
         self._table = folder / f"failures-{writer:04d}.jsonl"
         self._under_way: dict[str, _UnderWay] = {}
@@ -70,14 +74,14 @@ class Sink:
             self._writer.__exit__(kind, error, at)
 
     def _take(self, clip: Clip, message: Any) -> bool:
-        under_way = self._under_way.setdefault(clip.id, _UnderWay())
+        under_way = self._under_way.setdefault(clip.id, _UnderWay("jpeg" in self._recipe.tensors))
         if isinstance(message, Decoding):
             under_way.decoder = message.decoder
         elif isinstance(message, Chunk):
             under_way.add(message)
         elif isinstance(message, Done):
             self._writer = self._writer or self._open()
-            self._writer.add(clip.id, dict(under_way.files), **message.notes)
+            self._writer.add(clip.id, dict(under_way.files), **message.notes, **under_way.notes)
             for stage, seconds in message.spent.items():
                 self.spent[stage] += seconds
             self.cached += 1
@@ -109,18 +113,28 @@ class Sink:
 
 
 class _UnderWay:
-    """The rows of a clip that is not complete; long ones lie in temporary files."""
+    """The rows of a clip that is not complete; long ones lie in temporary files. Pixels may become JPEG pictures."""
 
-    def __init__(self) -> None:
-        self.decoder = ""
+    def __init__(self, jpeg: bool) -> None:
+        self.decoder, self._jpeg = "", jpeg
         self.files: dict[str, Any] = {}
+        self.notes: dict[str, list[int]] = {"jpeg_bytes": []} if jpeg else {}
 
     def add(self, chunk: Chunk) -> None:
         with writing(Path(tempfile.gettempdir())):
             for name, rows in chunk.rows.items():
-                if name not in self.files:
-                    self.files[name] = tempfile.SpooledTemporaryFile(SPOOL_BYTES)  # noqa: SIM115 - closed by close
-                self.files[name].write(rows.tobytes())
+                if name == "pixels" and self._jpeg:
+                    pictures = [encode_jpeg(torch.from_numpy(row), JPEG_QUALITY).numpy() for row in rows]
+                    self.notes["jpeg_bytes"] += [picture.nbytes for picture in pictures]
+                    self._write("jpeg", pictures)
+                else:
+                    self._write(name, [rows])
+
+    def _write(self, name: str, parts: Iterable[Any]) -> None:
+        if name not in self.files:
+            self.files[name] = tempfile.SpooledTemporaryFile(SPOOL_BYTES)  # noqa: SIM115 - closed by close
+        for part in parts:
+            self.files[name].write(part.tobytes())
 
     def close(self) -> None:
         for file in self.files.values():

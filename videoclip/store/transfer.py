@@ -54,7 +54,7 @@ def merge(
     kinds: dict[Literal["clips", "texts"], Any] = {"clips": first.recipe.tensors, "texts": first.recipe.text_tensors}
     for kind, tensors in kinds.items():
         seen = {record.key: record.notes.get("sha256", "") for record in FeatureStore(folder).records(kind)}
-        with ShardWriter(folder, kind, tensors, first.recipe.dtype, shard_bytes=shard_mib << 20) as writer:
+        with ShardWriter(folder, kind, tensors, first.recipe.dtype_of, shard_bytes=shard_mib << 20) as writer:
             for store in stores:
                 for record in store.records(kind):
                     _check_same_source(seen, record, store)
@@ -91,7 +91,9 @@ def export_npy(store: FeatureStore, out: str | Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for name, shape in store.recipe.tensors.items():
             total = sum(record.tensors[name].rows for record in records)
-            target = np.lib.format.open_memmap(folder / f"{name}.npy", "w+", store.recipe.dtype, (total, *shape))
+            target = np.lib.format.open_memmap(
+                folder / f"{name}.npy", "w+", store.recipe.dtype_of(name), (total, *shape)
+            )
             for record, at in zip(track(records, name), _starts(records, name), strict=True):
                 target[at : at + record.tensors[name].rows] = store.raw(record)[name]
             target.flush()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from videoclip.config import RunConfig, dump
+from videoclip.config import Component, RunConfig, dump
 from videoclip.metrics import with_interval
 
 COLUMNS = ("R@1", "R@5", "R@10", "median_rank", "mean_rank", "tied")
@@ -18,9 +18,10 @@ def model_card(config: RunConfig, report: Mapping[str, Any]) -> str:
     lines = [
         f"# {model.temporal.name} + {model.similarity.name} on {model.backbone.name}",
         "",
-        f"A videoclip model: {parts}, text tower tuning `{model.text_tuning.name}`, {model.frames} frames a clip, over "
-        f"cached features of `{model.backbone.name}` ({model.backbone.pretrained or 'its own weights'}; store "
-        f"`{report['store']}`). {report['parameters']:,} trained parameters.",
+        f"A videoclip model: {parts}, {model.frames} frames a clip, over {_frames(config, report)} of "
+        f"`{model.backbone.name}` ({model.backbone.pretrained or 'its own weights'}). Tuned in the image tower: "
+        f"{_names(model.image_tuning)}; in the text tower: {_names(model.text_tuning)}. "
+        f"{report['parameters']:,} trained parameters.",
         "",
         "```python",
         "import videoclip as vc",
@@ -57,3 +58,11 @@ def model_card(config: RunConfig, report: Mapping[str, Any]) -> str:
         "```",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _frames(config: RunConfig, report: Mapping[str, Any]) -> str:
+    return f"cached features (store `{report['store']}`)" if config.data.source == "store" else "pixels"
+
+
+def _names(tunings: Sequence[Component]) -> str:
+    return ", ".join(f"`{tuning.name}`" for tuning in tunings)

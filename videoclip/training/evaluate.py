@@ -13,12 +13,14 @@ import torch
 from torch import Tensor
 
 from videoclip.data.manifest import Clip
-from videoclip.features import TextFeatures, VideoFeatures
+from videoclip.errors import DataError
+from videoclip.features import TextFeatures, VideoFeatures, VideoPixels
 from videoclip.metrics import bootstrap_interval, hits, metrics_of
 from videoclip.metrics.ranks import Ranks, Scores, VideoToText, rank
 from videoclip.model import VIDEOS_AT_ONCE, VideoTextModel
 from videoclip.store import FeatureStore
-from videoclip.store.dataset import ClipsInContext, StoredClips, captions, in_store
+from videoclip.store.dataset import ClipsAsPixels, ClipsInContext, StoredClips, ahead, captions, in_store
+from videoclip.store.source import PixelSource, Source, texts_of
 from videoclip.training.processes import gather_parts, join, place
 
 TEXTS_AT_ONCE = 256  # rounding depends on it, so it is the same for every number of processes
@@ -56,25 +58,26 @@ class Evaluation:
 @torch.no_grad()
 def evaluate(
     model: VideoTextModel,
-    store: FeatureStore,
+    source: Source,
     clips: Sequence[Clip],
     allow_missing: bool = False,
     video_to_text: VideoToText | None = "best_caption",
 ) -> Evaluation:
     """Rank all videos of ``clips`` for each of their captions, and the other way round.
 
-    Texts are read from the store where the text tower is as the store's backbone has it, and encoded live otherwise.
+    Frames, or their pixels for a model that trained inside the image tower, come from the source. Texts are read from
+    its store where the text tower is as the store's backbone has it, and encoded live otherwise.
 
     Args:
         allow_missing: go on without clips that the store lacks.
         video_to_text: see ``videoclip.metrics.ranks.rank``.
 
     Raises:
-        DataError: clips are missing from the store and that was not allowed.
+        DataError: clips are missing from the source and that was not allowed.
     """
-    found = in_store(clips, store, allow_missing)
+    found = in_store(clips, source, allow_missing)
     owner = _owners(found).to(model.logit_scale.device)
-    rows = score_rows(model, store, encode_gallery(model, store, found), captions(found))
+    rows = score_rows(model, source, encode_gallery(model, source, found), captions(found))
     scores = Scores(rows, owner, len(found), TEXTS_AT_ONCE, place(), join)
     return judge(scores, found, len(clips) - len(found), video_to_text)
 
@@ -99,13 +102,13 @@ def judge(
 
 
 def score_rows(
-    model: VideoTextModel, store: FeatureStore, gallery: VideoFeatures, texts: Sequence[str]
+    model: VideoTextModel, source: Source, gallery: VideoFeatures, texts: Sequence[str]
 ) -> Callable[[Tensor], Tensor]:
     """A function that scores the texts of given numbers (q,) against an encoded gallery: (q, B)."""
 
     def rows(index: Tensor) -> Tensor:
         with scoring(model):
-            return model.similarity(encode_texts(model, store, [texts[i] for i in index.tolist()]), gallery)
+            return model.similarity(encode_texts(model, source, [texts[i] for i in index.tolist()]), gallery)
 
     return rows
 
@@ -122,36 +125,63 @@ def scoring(model: VideoTextModel) -> Iterator[None]:
         model.train(training)
 
 
-def encode_gallery(model: VideoTextModel, store: FeatureStore, clips: Sequence[Clip]) -> VideoFeatures:
-    """Clips through the model's temporal encoder, from their own frames or from their neighbours'."""
-    config = model.config
-    read: StoredClips | ClipsInContext = (
-        ClipsInContext(store, clips, config.context, config.frames)
-        if config.context
-        else StoredClips(store, [clip.id for clip in clips], config.frames)
-    )
+def encode_gallery(model: VideoTextModel, source: Source, clips: Sequence[Clip]) -> VideoFeatures:
+    """Clips through the model, from their own frames or pixels, or from their neighbours' frames."""
     first, processes = place()
+    numbers = range(first, -(-len(clips) // VIDEOS_AT_ONCE), processes)
     parts = {}
     with scoring(model):
-        for number in range(first, -(-len(clips) // VIDEOS_AT_ONCE), processes):
-            some = range(number * VIDEOS_AT_ONCE, min((number + 1) * VIDEOS_AT_ONCE, len(clips)))
-            parts[number] = model.encode_video(read.__getitems__(some).to(model.logit_scale.device))
+        for number, some in zip(numbers, galleries(model, source, clips, numbers), strict=True):
+            parts[number] = model.encode_video(some.to(model.logit_scale.device))
     everybody = gather_parts({n: part.to("cpu") for n, part in parts.items()} if processes > 1 else parts)
     return VideoFeatures.cat(everybody).to(model.logit_scale.device)
 
 
-def encode_texts(model: VideoTextModel, store: FeatureStore, texts: Sequence[str]) -> TextFeatures:
-    """Texts from the store, or through the model's text tower; see ``runs_live``."""
-    if not runs_live(model, store):
+def galleries(
+    model: VideoTextModel, source: Source, clips: Sequence[Clip], numbers: Sequence[int], frames: int | None = None
+) -> Iterator[VideoFeatures | VideoPixels]:
+    """Parts of ``VIDEOS_AT_ONCE`` clips, those of the given numbers, as the model reads them."""
+    ids, frames = [clip.id for clip in clips], frames or model.config.frames
+    if isinstance(source, PixelSource):
+        return ahead(ClipsAsPixels(source, ids, frames, VIDEOS_AT_ONCE), numbers, source.workers)
+    context = model.config.context
+    read: StoredClips | ClipsInContext = (
+        ClipsInContext(source, clips, context, frames) if context else StoredClips(source, ids, frames)
+    )
+    ranges = (range(n * VIDEOS_AT_ONCE, min((n + 1) * VIDEOS_AT_ONCE, len(clips))) for n in numbers)
+    return (read.__getitems__(some) for some in ranges)
+
+
+def encode_texts(model: VideoTextModel, source: Source, texts: Sequence[str]) -> TextFeatures:
+    """Texts from the source's store, or through the model's text tower; see ``runs_live``."""
+    store = texts_of(source)
+    if store is not None and not runs_live(model, store):
         return store.text(texts, model.similarity.needs_words).to(model.logit_scale.device)
     with scoring(model):
         parts = [model.encode_text(texts[i : i + TEXTS_AT_ONCE]) for i in range(0, len(texts), TEXTS_AT_ONCE)]
     return TextFeatures.cat(parts)
 
 
-def runs_live(model: VideoTextModel, store: FeatureStore) -> bool:
-    """Whether texts must pass the model's text tower: it is trained, or the store lacks words that are needed."""
-    return model.config.text_tuning.name != "none" or (model.similarity.needs_words and not store.recipe.words)
+def runs_live(model: VideoTextModel, store: FeatureStore | None) -> bool:
+    """Whether texts must pass the model's text tower: it is trained, or no store has them, or not the words needed."""
+    return model.config.live_texts or store is None or (model.similarity.needs_words and not store.recipe.words)
+
+
+def source_for(model: VideoTextModel, store: FeatureStore | None, clips: Sequence[Clip]) -> Source:
+    """What a model can be evaluated from: a store, its pixels or the files where the image tower was trained.
+
+    Raises:
+        DataError: there is no store, and the model reads frames as the backbone gives them.
+        StoreError: the store was made with another backbone.
+    """
+    assert model.backbone is not None
+    if store is not None:
+        store.check_backbone(model.backbone)
+    if model.config.live_images:
+        return PixelSource.of(clips, store, model.backbone.preprocess)
+    if store is None:
+        raise DataError("This model reads cached frames: name their store with --store.")
+    return store
 
 
 def _owners(clips: Sequence[Clip]) -> Tensor:

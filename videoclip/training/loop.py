@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,23 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from rich.progress import track
 
-from videoclip.config import RunConfig
-from videoclip.data.manifest import Clip
+from videoclip.config import ModelConfig, RunConfig
+from videoclip.data.manifest import Clip, read_manifest
 from videoclip.errors import DataError
-from videoclip.model import MAX_LOGIT_SCALE, VideoTextModel, build_model, load_model, load_trained
+from videoclip.features import TextFeatures
+from videoclip.model import (
+    MAX_LOGIT_SCALE,
+    VideoTextModel,
+    build_model,
+    checkpoint_blocks,
+    load_model,
+    load_trained,
+)
 from videoclip.store import FeatureStore
-from videoclip.store.dataset import TrainingPairs, captions
-from videoclip.training.evaluate import Evaluation, evaluate, runs_live
+from videoclip.store.dataset import Batch, TrainingBatches, TrainingPairs, ahead, captions
+from videoclip.store.source import PixelSource, Source, texts_of
+from videoclip.training.averaging import make_average
+from videoclip.training.evaluate import Evaluation, encode_texts, evaluate, runs_live
 from videoclip.training.optimizer import make_optimizer, schedule, set_learning_rate
 from videoclip.training.processes import start_alike
 from videoclip.training.run import Run, write_ranks
@@ -79,21 +90,25 @@ class Trainer:
     def __init__(self, config: RunConfig, run: Run, accelerator: Accelerator) -> None:
         self.config, self.run, self.accelerator = config, run, accelerator
         set_seed(config.train.seed)
-        self.store = FeatureStore(config.data.store)
-        self.splits = Splits.of(config, self.store)
         self.model = build_model(config.model)
-        self.store.check_backbone(self.model.backbone)  # type: ignore[arg-type]
-        self.task = ContrastiveTask(self.model, config.train).to(accelerator.device)
-        self.pairs = self._pairs()
+        self.source = self._source()
+        self.splits = Splits.of(config, self.source)
+        self.task = ContrastiveTask(self.model, config.train, self._teacher()).to(accelerator.device)
+        self.batches = self._batches()
+        self.average = make_average(config.train.average, self.model, self.batches.steps * config.train.epochs)
+        if config.train.gradient_checkpointing:
+            checkpoint_blocks(self.model)
         self.progress, state = run.load()
         if accelerator.is_main_process:
-            run.start(config, self.store.fingerprint, accelerator.num_processes)
+            run.start(config, self._fingerprint(), accelerator.num_processes)
             run.cut_log(self.progress.epoch, self.progress.step)
         if config.train.tracker != "none":
             accelerator.init_trackers("tensorboard")
-        optimizer = make_optimizer(self.task, config.train)
+        optimizer = make_optimizer(self.task, config.train, self.model.pretrained)
         if state:
             load_trained(self.model, state["model"], str(run.folder))
+            if self.average is not None:
+                self.average.load_state_dict(state["average"])
             self.task.loss.load_state_dict(state["loss"])
             optimizer.load_state_dict(state["optimizer"])
         start_alike(self.task)
@@ -104,14 +119,16 @@ class Trainer:
 
     def fit(self) -> None:
         """Run the epochs that are left."""
-        steps = self._steps()
-        while self.progress.epoch < self.config.train.epochs:
-            order = self.pairs.order(self.progress.epoch)
-            title = f"epoch {self.progress.epoch + 1}/{self.config.train.epochs}"
+        steps, train = self.batches.steps, self.config.train
+        done = (self.progress.epoch * steps + self.progress.step) * train.accumulation
+        numbers = range(done, train.epochs * steps * train.accumulation)
+        stream = ahead(self.batches, numbers, 0 if isinstance(self.source, FeatureStore) else self.source.workers)
+        while self.progress.epoch < train.epochs:
+            title = f"epoch {self.progress.epoch + 1}/{train.epochs}"
             left = range(self.progress.step, steps)
             for step in track(left, title, disable=not self.accelerator.is_main_process, transient=True):
-                self.step(order, step, steps)
-                if (step + 1) % self.config.train.checkpoint_steps == 0 and step + 1 < steps:
+                self.step(stream, step)
+                if (step + 1) % train.checkpoint_steps == 0 and step + 1 < steps:
                     self.progress.step = step + 1
                     self._save()
             self._validate(steps)
@@ -132,30 +149,30 @@ class Trainer:
             "best_epoch": self.progress.best_epoch,
             "best_value": self.progress.best_value,
             "parameters": sum(p.numel() for p in self.task.parameters() if p.requires_grad),
-            "repeats": self._repeats(),
+            "repeats": self.batches.repeats(self.config.train.epochs),
             "seconds": round(seconds, 1),
             "waited_for_data": round(self.waited, 2),
             "processes": self.accelerator.num_processes,
             "seed": self.config.train.seed,
-            "store": self.store.fingerprint,
+            "store": self._fingerprint(),
         }
         if self.accelerator.is_main_process:
             self.run.report(report)
         return report
 
-    def step(self, order: np.ndarray, step: int, steps: int) -> None:
-        """One optimiser step over ``batch_size`` pairs, of which this process takes its share."""
-        train, done = self.config.train, self.progress.epoch * steps + step
+    def step(self, stream: Iterator[Batch], step: int) -> None:
+        """One optimiser step over ``batch_size`` pairs, of which this process takes its share from ``stream``."""
+        train, steps = self.config.train, self.batches.steps
+        done = self.progress.epoch * steps + step
         share = schedule(done, steps * train.epochs, train.warmup)
         set_learning_rate(self.optimizer, share)
         losses = []
-        for number, part in enumerate(self._parts(order, step)):
+        for number in range(train.accumulation):
             # Seeded by what is done, not by what was done before: a resumed run draws the same.
             drawn = np.random.default_rng([train.seed, self.progress.epoch, step, number])
             torch.manual_seed(int(drawn.integers(2**31)) + self.accelerator.process_index)
             began = time.perf_counter()
-            mine = part[self.accelerator.process_index :: self.accelerator.num_processes]
-            batch = self.pairs.batch(mine, self.progress.epoch).to(self.accelerator.device)
+            batch = next(stream).to(self.accelerator.device)
             self.waited += time.perf_counter() - began
             with self.accelerator.autocast():
                 loss = self.task.backward(batch, drawn.beta(0.5, 0.5), self._backward)
@@ -169,6 +186,8 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.model.logit_scale.data.clamp_(max=MAX_LOGIT_SCALE)
+        if self.average is not None:
+            self.average.update(self.model)
         values = {"epoch": self.progress.epoch, "step": step, "loss": float(np.mean(losses)), "lr": train.lr * share}
         if self.accelerator.is_main_process:
             self.run.log(values)
@@ -177,25 +196,12 @@ class Trainer:
     def _backward(self, loss: torch.Tensor) -> None:
         self.accelerator.backward(loss / self.config.train.accumulation)
 
-    def _parts(self, order: np.ndarray, step: int) -> list[np.ndarray]:
-        """The pairs of a step, in batches that are contrasted each by itself."""
-        train = self.config.train
-        return np.array_split(order[step * train.batch_size : (step + 1) * train.batch_size], train.accumulation)
-
-    def _repeats(self) -> dict[str, int]:
-        """Couples within batches, of the whole run, that share a video, or a caption but no video."""
-        total = {"same_video": 0, "same_caption": 0}
-        for epoch in range(self.config.train.epochs):
-            order = self.pairs.order(epoch)
-            for step in range(self._steps()):
-                for part in self._parts(order, step):
-                    for name, count in self.pairs.repeats(part).items():
-                        total[name] += count
-        return total
-
     def _validate(self, steps: int) -> None:
-        """Score the validation clips; keep the weights if no earlier epoch was as good."""
-        metrics = self._evaluate(self.model, self.splits.validation).metrics
+        """Score the validation clips; keep the weights, or their average, if no earlier epoch was as good."""
+        with self.average.applied(self.model) if self.average is not None else nullcontext():
+            self._keep_if_best(self._evaluate(self.model, self.splits.validation).metrics, steps)
+
+    def _keep_if_best(self, metrics: dict[str, float], steps: int) -> None:
         value = metrics[self.config.select.metric]
         sign = -1 if self.config.select.metric.endswith("_rank") else 1
         improved = self.progress.best_value is None or sign * value > sign * self.progress.best_value
@@ -209,7 +215,7 @@ class Trainer:
         self.accelerator.log(named, step=(self.progress.epoch + 1) * steps)
 
     def _evaluate(self, model: VideoTextModel, clips: Sequence[Clip]) -> Evaluation:
-        return evaluate(model, self.store, clips, self.config.data.allow_missing, self.splits.protocol.rule)
+        return evaluate(model, self.source, clips, self.config.data.allow_missing, self.splits.protocol.rule)
 
     def _save(self) -> None:
         if self.accelerator.is_main_process:
@@ -221,36 +227,72 @@ class Trainer:
                     "optimizer": self.optimizer.state_dict(),
                     "loss": self.task.loss.state_dict(),
                     "scaler": scaler.state_dict() if scaler is not None else {},
+                    "average": self.average.state_dict() if self.average is not None else {},
                 },
             )
 
-    def _pairs(self) -> TrainingPairs:
-        config, clips = self.config, self.splits.train
-        live = runs_live(self.model, self.store)
-        return TrainingPairs(
-            self.store,
-            clips,
-            config.model.frames,
-            tokens=self.model.backbone.tokenize(captions(clips)) if live and self.model.backbone else None,
-            words=self.model.similarity.needs_words and not live,
-            context=config.model.context,
-            random_frames=config.data.sampling == "random",
-            seed=config.train.seed,
-        )
+    def _source(self) -> Source:
+        """Where clips come from: a store of features, or pixels."""
+        data, backbone = self.config.data, self.model.backbone
+        assert backbone is not None
+        store = None if data.store is None else FeatureStore(data.store)
+        if store is not None:
+            store.check_backbone(backbone)
+            if data.source == "store":
+                return store
+        clips = read_manifest(data.manifest)
+        return PixelSource.of(clips, store, backbone.preprocess, data.augmentation, self.config.train.workers)
 
-    def _steps(self) -> int:
-        """Optimiser steps an epoch; pairs that do not fill a last batch wait for the next epoch's order."""
-        train, share = self.config.train, self.config.train.accumulation * self.accelerator.num_processes
+    def _fingerprint(self) -> str | None:
+        """Of the store's recipe, where there is one."""
+        store = texts_of(self.source)
+        return None if store is None else store.fingerprint
+
+    def _teacher(self) -> VideoTextModel | None:
+        """The towers as they were loaded, without temporal encoder, for distillation."""
+        if not self.config.train.distillation:
+            return None
+        plain = ModelConfig(backbone=self.config.model.backbone, frames=self.config.model.frames)
+        return build_model(plain).to(self.accelerator.device).eval()
+
+    def _batches(self) -> TrainingBatches:
+        """This process's batches; pairs that do not fill a last batch wait for the next epoch's order."""
+        train, processes = self.config.train, self.accelerator.num_processes
+        share = train.accumulation * processes
         if train.batch_size % share:
             raise DataError(
                 f"train.batch_size={train.batch_size} cannot be shared evenly: make it a multiple of accumulation x "
                 f"processes = {share}."
             )
-        if len(self.pairs) < train.batch_size:
+        pairs = self._pairs()
+        if len(pairs) < train.batch_size:
             raise DataError(
-                f"train.batch_size={train.batch_size} is more than the {len(self.pairs)} training pairs; lower it."
+                f"train.batch_size={train.batch_size} is more than the {len(pairs)} training pairs; lower it."
             )
-        return len(self.pairs) // train.batch_size
+        return TrainingBatches(pairs, train.batch_size, train.accumulation, (self.accelerator.process_index, processes))
+
+    def _pairs(self) -> TrainingPairs:
+        config, clips, model = self.config, self.splits.train, self.model
+        store = texts_of(self.source)
+        texts: torch.Tensor | TextFeatures | FeatureStore | None = store
+        needs_words = model.similarity.needs_words
+        live = runs_live(model, store)
+        if live and (model.config.live_texts or needs_words):
+            assert model.backbone is not None
+            texts = model.backbone.tokenize(captions(clips))
+        elif live:  # a frozen tower, and no store that has its sentences
+            texts = encode_texts(model, self.source, captions(clips)).to("cpu")
+        assert texts is not None
+        return TrainingPairs(
+            self.source,
+            clips,
+            config.model.frames,
+            texts,
+            words=needs_words and not live,
+            context=config.model.context,
+            random_frames=config.data.sampling == "random",
+            seed=config.train.seed,
+        )
 
 
 def _precision(wanted: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Container
 
 import torch
 from torch import nn
@@ -10,12 +11,17 @@ from torch import nn
 from videoclip.config import TrainConfig
 
 
-def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW over what is trained: towers at their own rate, vectors and scalars without weight decay."""
+def make_optimizer(task: nn.Module, config: TrainConfig, pretrained: Container[str]) -> torch.optim.AdamW:
+    """AdamW over what is trained: vectors and scalars without weight decay.
+
+    Args:
+        task: whose ``model`` is trained.
+        pretrained: names within the model that learn at the towers' own rate.
+    """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
+    for name, parameter in task.named_parameters():
         if parameter.requires_grad:
-            peak = config.tower_lr if "backbone." in name else config.lr
+            peak = config.tower_lr if name.removeprefix("model.") in pretrained else config.lr
             decay = config.weight_decay if parameter.ndim > 1 else 0.0
             groups.setdefault((peak, decay), []).append(parameter)
     parts = [

@@ -58,7 +58,7 @@ class Run:
                     f"{self.folder} holds an unfinished run; add --resume to go on with it, or choose another --out."
                 )
 
-    def start(self, config: RunConfig, store_fingerprint: str, processes: int) -> None:
+    def start(self, config: RunConfig, store_fingerprint: str | None, processes: int) -> None:
         """Write what describes the run; harmless on resuming."""
         self.folder.mkdir(parents=True, exist_ok=True)
         replace_text(self.folder / "config.yaml", dump(config))

@@ -10,8 +10,8 @@ from videoclip.config import RunConfig
 from videoclip.data.manifest import Clip, of_split, read_manifest
 from videoclip.data.protocol import Protocol, load_protocol
 from videoclip.errors import DataError
-from videoclip.store import FeatureStore
 from videoclip.store.dataset import in_store
+from videoclip.store.source import Source
 
 HELD_OUT = "held_out"
 
@@ -35,7 +35,7 @@ class Splits:
     protocol: Protocol
 
     @classmethod
-    def of(cls, config: RunConfig, store: FeatureStore) -> Splits:
+    def of(cls, config: RunConfig, store: Source) -> Splits:
         """Read the manifest, check its splits against the protocol, and see that the store has them.
 
         What is wrong or missing should be told now, not after the training.

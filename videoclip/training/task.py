@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from videoclip import registry
 from videoclip.config import TrainConfig
 from videoclip.errors import DataError
-from videoclip.features import TextFeatures, VideoFeatures
+from videoclip.features import TextFeatures, VideoFeatures, VideoPixels
 from videoclip.layers import unit
-from videoclip.loss import Loss, Pairs, geodesic_mixup
+from videoclip.loss import Loss, Pairs, distillation, geodesic_mixup
 from videoclip.model import VideoTextModel
 from videoclip.similarity import Similarity, matched
 from videoclip.store.dataset import Batch
@@ -43,13 +43,14 @@ class ContrastiveTask(nn.Module):
 
     Args:
         model: what is trained.
-        config: loss, what becomes of pairs that belong together, mixup, reversed negatives, parts.
+        config: of the loss and what is added to it, and of parts.
+        teacher: the model as it was loaded, for distillation.
 
     Raises:
         DataError: mixup is asked for, and the similarity has no vector of a video alone.
     """
 
-    def __init__(self, model: VideoTextModel, config: TrainConfig) -> None:
+    def __init__(self, model: VideoTextModel, config: TrainConfig, teacher: VideoTextModel | None = None) -> None:
         super().__init__()
         if config.mixup and type(model.similarity).pool is Similarity.pool:
             raise DataError(
@@ -59,6 +60,9 @@ class ContrastiveTask(nn.Module):
         self.model = model
         self.loss: Loss = registry.create("loss", config.loss.name, config.loss.options)
         self._config = config
+        self._teacher = (teacher,)  # a tuple hides it from what is trained and saved
+        own = {name: p for name, p in model.named_parameters() if p.requires_grad and name in model.pretrained}
+        self._anchors = {name: p.detach().clone() for name, p in own.items()} if config.anchor else {}
 
     def forward(self, batch: Batch, share: float = 0.5) -> Tensor:
         """The losses of the joined batch, and what the modules declare beside them: a scalar.
@@ -121,6 +125,25 @@ class ContrastiveTask(nn.Module):
         reverse = self._config.reversed_negatives
         return Encoded(text, video, self.model.encode_video(backwards(batch.video)) if reverse else None)
 
+    def _distance(self) -> Tensor:
+        """Half the anchor's pull times the squared distance of the towers' own weights from where they started."""
+        moved = [
+            (parameter - self._anchors[name].to(parameter.device)).square().sum()
+            for name, parameter in self.model.named_parameters()
+            if name in self._anchors
+        ]
+        return self._config.anchor / 2 * torch.stack(moved).sum()
+
+    def _lessons(self, batch: Batch, scores: Tensor, scale: Tensor) -> Tensor:
+        """FitCLIP's distance of the student's scores (B, B) from the teacher's, see ``distillation``."""
+        teacher = self._teacher[0]
+        assert teacher is not None
+        with torch.no_grad():
+            text = batch.text if isinstance(batch.text, TextFeatures) else teacher.encode_text(batch.text)
+            video = teacher.encode_video(batch.video)
+            taught = teacher.similarity(TextFeatures(gather(text.sentence)), video.map(gather))
+        return distillation(scores, taught, scale)
+
     def _contrast(self, mine: Encoded, batch: Batch, share: float) -> Tensor:
         """The loss of everybody's pairs."""
         text, video = gather_text(mine.text), mine.video.map(gather)
@@ -139,10 +162,14 @@ class ContrastiveTask(nn.Module):
         if self._config.mixup:
             mixed = geodesic_mixup(unit(text.sentence), similarity.pool(video), share, same)
             losses.append(self._config.mixup * mixed)
-        return torch.stack(losses + self.model.auxiliary_losses(text, video)).sum()
+        loss = torch.stack(losses + self.model.auxiliary_losses(text, video)).sum()
+        if self._teacher[0] is not None:
+            taught = self._config.distillation
+            loss = (1 - taught) * loss + taught * self._lessons(batch, terms[0][1], scale)
+        return loss + self._distance() if self._anchors else loss
 
 
-def backwards(video: VideoFeatures) -> VideoFeatures:
+def backwards(video: VideoFeatures | VideoPixels) -> VideoFeatures | VideoPixels:
     """The real frames of each clip, which must come first, in reverse order; padding stays where it is."""
     last = video.mask.sum(1, keepdim=True) - 1
     order = (last - torch.arange(video.mask.shape[1], device=last.device)).clamp(min=0)

@@ -1,13 +1,106 @@
-"""Tunings: what is trained inside a CLIP tower. One file each; the file's name is the public name."""
+"""Tunings: what is trained inside a CLIP tower. One file each; the file's name is the public name.
+
+A model's tower has a list of them. It starts frozen; each tuning frees parameters of the tower or brings its own and
+steps into the walk through the tower, see ``videoclip.backbone.walk``.
+"""
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Callable, Sequence
+from typing import ClassVar, Literal
+
+from torch import Tensor, nn
+
+from videoclip.backbone.walk import Memory, Steps, Tower
+from videoclip.errors import ConfigError
 
 
-class Tuning:
-    """Base of every tuning; ``apply`` prepares one tower."""
+class Tuning(Steps):
+    """Base of every tuning.
 
-    def apply(self, tower: nn.Module) -> None:
-        """Decide which parameters of ``tower`` train, through ``requires_grad``; wrap modules where needed."""
-        raise NotImplementedError
+    A subclass takes ``tower`` as its first argument and its options as keyword arguments. Clips reach it whole: every
+    frame is real, since clips of unequal length are encoded apart.
+
+    Attributes:
+        towers: the sides that it can tune.
+        walks: whether it steps into the walk; without that a tower of any architecture serves.
+        mergeable: whether ``merge`` can fold it into the tower.
+    """
+
+    towers: ClassVar[tuple[str, ...]] = ("image", "text")
+    walks: ClassVar[bool] = True
+    mergeable: ClassVar[bool] = False
+
+    def __init__(self, tower: Tower) -> None:
+        super().__init__()
+        name = type(self).__name__
+        if tower.kind not in self.towers:
+            raise ConfigError(
+                f"{tower.kind}_tuning", [f"{name} tunes the {self.towers[0]} tower, not the {tower.kind}"]
+            )
+        if self.walks:
+            tower.check(name)
+        self.tower = tower
+
+    def merge(self) -> None:
+        """Fold what was trained into the tower, which computes the same afterwards without this tuning.
+
+        Raises:
+            ConfigError: this tuning computes something that the tower's own weights cannot.
+        """
+        raise ConfigError("merge", [f"{type(self).__name__} cannot be folded into the tower's weights"])
+
+
+class ResidualAdapters(Tuning):
+    """Base of tunings that change the residual stream by small modules in front of attention, MLP, or both.
+
+    Args:
+        tower: to be tuned.
+        make: builds one adapter.
+        blocks: the last so many blocks have them; all when not given.
+        places: in front of what.
+    """
+
+    def __init__(
+        self,
+        tower: Tower,
+        make: Callable[[], nn.Module],
+        blocks: int | None,
+        places: Sequence[Literal["attention", "mlp"]],
+    ) -> None:
+        super().__init__(tower)
+        self.first = first_block(tower, blocks)
+        count = len(tower.blocks) - self.first
+        self.attention = nn.ModuleList(make() for _ in range(count if "attention" in places else 0))
+        self.mlp = nn.ModuleList(make() for _ in range(count if "mlp" in places else 0))
+
+    def before_attention(self, block: int, x: Tensor, memory: Memory) -> Tensor:
+        """Through the block's first adapter."""
+        return self._through(self.attention, block, x)
+
+    def before_mlp(self, block: int, x: Tensor, memory: Memory) -> Tensor:
+        """Through the block's second adapter."""
+        return self._through(self.mlp, block, x)
+
+    def _through(self, adapters: nn.ModuleList, block: int, x: Tensor) -> Tensor:
+        place = block - self.first
+        return adapters[place](x) if 0 <= place < len(adapters) else x
+
+
+def first_block(tower: Tower, last: int | None) -> int:
+    """Number of the first of a tower's ``last`` blocks; of all when not given.
+
+    Raises:
+        ConfigError: the tower has fewer.
+    """
+    count = len(tower.blocks)
+    if last is not None and not 0 <= last <= count:
+        raise ConfigError(f"{tower.kind}_tuning", [f"{last} blocks were asked for, the tower has {count}"])
+    return 0 if last is None else count - last
+
+
+def empty_output(layer: nn.Linear | nn.Conv1d | nn.Conv3d) -> None:
+    """Zero weight and bias, so that what the layer gives starts as nothing."""
+    nn.init.zeros_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)

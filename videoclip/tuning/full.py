@@ -1,13 +1,19 @@
 """Everything inside the tower is trained."""
 
-from torch import nn
-
+from videoclip.backbone.walk import Tower
 from videoclip.tuning import Tuning
 
 
 class Full(Tuning):
     """Full fine-tuning of the tower."""
 
-    def apply(self, tower: nn.Module) -> None:
-        """Free every parameter."""
-        tower.requires_grad_(True)
+    walks = False
+
+    def __init__(self, tower: Tower) -> None:
+        super().__init__(tower)
+        tower.module.requires_grad_(True)
+
+    mergeable = True
+
+    def merge(self) -> None:
+        """Nothing to do: the tower's own weights were trained."""

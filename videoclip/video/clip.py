@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,8 +14,7 @@ from torch import Tensor
 from videoclip.errors import DecodeError
 from videoclip.video import sampling
 from videoclip.video.decode import Frames, Video
-from videoclip.video.preprocess import Preprocess
-from videoclip.video.probe import Decoder, VideoInfo
+from videoclip.video.probe import VideoInfo
 
 Array = np.ndarray
 
@@ -30,11 +29,13 @@ class FrameChoice:
         fps: so many a second.
         sampling: ``exact`` takes the frame nearest to each moment; ``key`` the key frame nearest to it, each once:
             several times cheaper on long videos, but fewer frames, off by up to half a group of pictures.
+        generator: takes random moments of the segments rather than their middles; for training.
     """
 
     frames: int | None = None
     fps: float | None = None
     sampling: Literal["exact", "key"] = "exact"
+    generator: np.random.Generator | None = None
 
     def __post_init__(self) -> None:
         if (self.frames is None) == (self.fps is None):
@@ -49,7 +50,11 @@ class FrameChoice:
         inside = info.stretch(start, end)
         times = info.times[inside]
         if self.frames is not None:
-            chosen = inside[np.unique(sampling.uniform(times, self.frames).real)]
+            if self.generator is None:
+                found = sampling.uniform(times, self.frames)
+            else:
+                found = sampling.random_in_segments(times, self.frames, self.generator)
+            chosen = inside[np.unique(found.real)]
         else:
             assert self.fps is not None
             chosen = inside[sampling.fixed_rate(times, self.fps).real]
@@ -103,13 +108,23 @@ def chosen_frames(
         yield from video.iterate(rest)
 
 
-def load_clip(path: str | Path, choice: FrameChoice, preprocess: Preprocess, decoder: Decoder = "auto") -> ClipPixels:
+def load_clip(
+    path: str | Path,
+    choice: FrameChoice,
+    preprocess: Callable[[Array], Tensor],
+    start: float | None = None,
+    end: float | None = None,
+) -> ClipPixels:
     """Decode and resize the chosen frames of a file; full-size pictures live for a few frames only.
+
+    Args:
+        preprocess: frames (T, H, W, 3) uint8 -> (T, 3, S, S) uint8, the same for all frames of a clip.
+        start, end: of the clip in seconds; the whole file when not given.
 
     Raises:
         DecodeError: as ``chosen_frames``.
     """
-    with Video(path, decoder) as video:
-        chunks = [(preprocess(frames.pixels), frames.seconds) for frames in chosen_frames(video, choice)]
+    with Video(path, "auto") as video:
+        chunks = [(preprocess(frames.pixels), frames.seconds) for frames in chosen_frames(video, choice, start, end)]
     pixels, seconds = zip(*chunks, strict=True)
     return ClipPixels(torch.cat(pixels), torch.from_numpy(np.concatenate(seconds)))

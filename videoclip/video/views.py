@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -32,29 +33,47 @@ def make_views(clip: np.ndarray | Tensor, preprocess: Preprocess, names: Sequenc
     views = [preprocess(clip)]
     pixels = torch.as_tensor(clip).permute(0, 3, 1, 2)
     for name in names:
-        crop = _crop if name in CROPS else _augment
-        views.append(crop(pixels, preprocess, name, key))
+        if name in CROPS:
+            views.append(_crop(pixels, preprocess, name))
+        else:
+            generator = np.random.default_rng(zlib.crc32(f"{name}/{key}".encode()))
+            views.append(augmented(pixels, preprocess, random_crop(pixels.shape[-2:], generator)))
     return torch.stack(views, 1)
 
 
-def _crop(pixels: Tensor, preprocess: Preprocess, name: str, key: str) -> Tensor:
+@dataclass(frozen=True)
+class RandomCrop:
+    """A part of a picture, in pixels, and whether it is mirrored."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+    mirrored: bool
+
+
+def random_crop(size: Sequence[int], generator: np.random.Generator, mirror: bool = True) -> RandomCrop:
+    """50 to 100 % of the area with sides up to 4 : 3, mirrored half of the time if that is allowed."""
+    height, width = size
+    area = height * width * generator.uniform(0.5, 1.0)
+    ratio = np.exp(generator.uniform(np.log(3 / 4), np.log(4 / 3)))
+    tall, wide = (min(limit, round(np.sqrt(area * r))) for limit, r in ((height, 1 / ratio), (width, ratio)))
+    top, left = generator.integers(height - tall + 1), generator.integers(width - wide + 1)
+    return RandomCrop(int(top), int(left), tall, wide, bool(generator.random() < 0.5) and mirror)
+
+
+def augmented(pixels: Tensor, preprocess: Preprocess, crop: RandomCrop) -> Tensor:
+    """The same part of all frames: (T, 3, H, W) uint8 -> (T, 3, S, S) uint8."""
+    view = _square(pixels, crop.top, crop.left, crop.height, crop.width, preprocess)
+    return view.flip(-1) if crop.mirrored else view
+
+
+def _crop(pixels: Tensor, preprocess: Preprocess, name: str) -> Tensor:
     """The largest square at one end, or in the middle, of the longer side."""
     height, width = pixels.shape[-2:]
     side = min(height, width)
     share = CROPS.index(name) / 2
     return _square(pixels, round((height - side) * share), round((width - side) * share), side, side, preprocess)
-
-
-def _augment(pixels: Tensor, preprocess: Preprocess, name: str, key: str) -> Tensor:
-    """A random crop of 50 to 100 % of the area with sides up to 4 : 3, mirrored half of the time."""
-    generator = np.random.default_rng(zlib.crc32(f"{name}/{key}".encode()))
-    height, width = pixels.shape[-2:]
-    area = height * width * generator.uniform(0.5, 1.0)
-    ratio = np.exp(generator.uniform(np.log(3 / 4), np.log(4 / 3)))
-    tall, wide = (min(limit, round(np.sqrt(area * r))) for limit, r in ((height, 1 / ratio), (width, ratio)))
-    top, left = generator.integers(height - tall + 1), generator.integers(width - wide + 1)
-    view = _square(pixels, int(top), int(left), tall, wide, preprocess)
-    return view.flip(-1) if generator.random() < 0.5 else view
 
 
 def _square(pixels: Tensor, top: int, left: int, height: int, width: int, preprocess: Preprocess) -> Tensor:
