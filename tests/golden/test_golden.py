@@ -6,7 +6,6 @@ A small set lies in ``data`` beside this file and is always checked.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from pathlib import Path
@@ -15,15 +14,15 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor
 
 from tests.golden.recording import Recording, pairs_loss
 from tests.golden.scores import RUNNERS as SCORES
 from tests.golden.scores import check_metrics
+from tests.golden.towers import RUNNERS as TOWERS
+from tests.golden.towers import backbone_of
 from videoclip import loss as losses
 from videoclip import metrics
-from videoclip.backbone.openclip import OpenClip
 from videoclip.features import TextFeatures, VideoFeatures
 from videoclip.registry import create
 from videoclip.video import sampling
@@ -34,14 +33,7 @@ SMALL = Path(__file__).parent / "data"
 
 def openai_clip(recording: Recording, folder: Path) -> None:
     o = recording.options
-    vision = {"image_size": o["image_size"], "patch_size": o["patch_size"], "width": o["vision_width"]}
-    vision |= {"layers": o["vision_layers"], "head_width": o["vision_width"] // o["vision_heads"]}
-    text = {"context_length": o["context_length"], "vocab_size": o["vocab_size"], "width": o["text_width"]}
-    text |= {"layers": o["text_layers"], "heads": o["text_heads"]}
-    config = {"embed_dim": o["embed_dim"], "quick_gelu": True, "vision_cfg": vision, "text_cfg": text}
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
-    save_file(recording.weights, folder / "open_clip_model.safetensors")
-    backbone = OpenClip(str(folder))
+    backbone = backbone_of(folder, recording.weights, o["vision_heads"], o["text_heads"])
     backbone.requires_grad_(True)
     mine = {"image_features": backbone.encode_image(recording.inputs["image"])}
     mine["text_features"] = backbone.encode_text(recording.inputs["text"]).sentence
@@ -253,21 +245,6 @@ def tem_adapter_without_the_slip(recording: Recording) -> None:
     torch.testing.assert_close(together, torch.stack(scores), atol=1e-4, rtol=1e-4)
 
 
-def xclip_videox(recording: Recording, folder: Path) -> None:
-    """The multi-frame integration part, from the recorded frame embeddings, texts and prompts."""
-    recording.weights = {n: w for n, w in recording.weights.items() if n.startswith("mit.") or n == "logit_scale"}
-    model = recording.model("xclip_videox", heads=recording.options["mit_heads"])
-    recorded, frames = recording.outputs, recording.case["dims"]["T"]
-    video = model.encode_video(VideoFeatures.from_frames(recorded["cls_frames"].unflatten(0, (-1, frames))))
-    texts = F.normalize(recorded["text_embedding"] + recorded["prompt"], dim=-1)
-    mine = {"video_embedding": video.frames.mean(1)}
-    logits = torch.einsum("bd,bkd->bk", model.similarity.pool(video), texts) * model.logit_scale.exp()
-    mine |= {"logits": logits, "loss": F.cross_entropy(logits, recording.inputs["labels"])}
-    mine |= recording.gradients("xclip_videox", model, mine["loss"])
-    recording.check(mine, [*mine.keys() & recorded.keys()])
-    assert "grad.mit.positional_embedding" in mine
-
-
 def clip4clip_frame_sampling(recording: Recording, folder: Path) -> None:
     expected = recording.case["expected"]
     assert expected["decode"] and expected["slice"]
@@ -323,8 +300,8 @@ RUNNERS = {
     "mug_drl_wti": mug_drl_wti,
     "contra_context_transformer": contra_context_transformer,
     "tem_adapter": tem_adapter,
-    "xclip_videox": xclip_videox,
     **SCORES,
+    **TOWERS,
 }
 
 

@@ -203,14 +203,14 @@ def _walk_blocks(
     again = tower.module.transformer.grad_checkpointing and torch.is_grad_enabled()
     for number, block in enumerate(tower.blocks):
         arguments = (block, number, x, memory, tunings, causal)
-        x, memory = checkpoint(_step, *arguments, use_reentrant=False) if again else _step(*arguments)
+        x, memory = checkpoint(run_block, *arguments, use_reentrant=False) if again else run_block(*arguments)
     return x, memory
 
 
-def _step(
+def run_block(
     block: Any, number: int, x: Tensor, memory: Memory, tunings: Sequence[Steps], causal: Tensor | None
 ) -> tuple[Tensor, Memory]:
-    """One block. Memory is copied, so that running it again for its gradient finds what it found at first."""
+    """One block's tokens, and memory, which is copied: run again for its gradient, it finds what it found at first."""
     memory = dict(memory)
     for tuning in tunings:
         x = tuning.before_attention(number, x, memory)

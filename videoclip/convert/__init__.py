@@ -10,13 +10,15 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from videoclip import config as configs
 from videoclip import registry
-from videoclip.backbone import create_backbone
+from videoclip.backbone import Backbone, create_backbone
 from videoclip.config import BackboneConfig, ModelConfig
 from videoclip.convert.systems import SYSTEMS, Head
 from videoclip.convert.towers import split_towers, write_backbone
+from videoclip.convert.tuned import TUNED
 from videoclip.errors import CheckpointError
-from videoclip.model import VideoTextModel, build_head, load_trained
+from videoclip.model import VideoTextModel, build_head, build_model, load_trained
 
 WITH_TOWERS = ("clip4clip", "clip2video", "drl", "xclip", "xpool")
 
@@ -75,6 +77,57 @@ def load_original(
     if "logit_scale" not in weights and not head.needs_scale:
         weights["logit_scale"] = model.logit_scale.detach()
     load_trained(model, weights, f"the {system} checkpoint")
+    return model.eval()
+
+
+def load_tuned(
+    system: str, state_dict: Mapping[str, Tensor], backbone: Backbone, **options: Mapping[str, Any]
+) -> VideoTextModel:
+    """Build the model of a system that tunes CLIP's towers, with a checkpoint's weights, on a backbone.
+
+    Where the system trains the towers as well, those of the checkpoint take the place of the backbone's; otherwise the
+    backbone must be the one that was tuned.
+
+    Args:
+        system: a key of ``videoclip.convert.tuned.TUNED``; each function there says what it knows.
+        state_dict: the original's parameters under their original names.
+        backbone: on open_clip; it is tuned in place.
+        options: ``image_tuning``, ``text_tuning``, ``temporal``, ``similarity``: further options of the last component
+            of each, which no weight tells.
+
+    Raises:
+        CheckpointError: the system is unknown; names are left over or missing, all of them listed.
+        ConfigError: an option is unknown.
+    """
+    if system not in TUNED:
+        raise CheckpointError(registry.unknown("system", system, list(TUNED), "no such system"))
+    try:
+        tuned = TUNED[system](state_dict)
+    except (KeyError, StopIteration) as error:
+        raise CheckpointError(
+            f"The {system} checkpoint has no {' '.join(map(str, error.args)) or 'tuning'}."
+        ) from error
+    if tuned.left_over:
+        raise CheckpointError(f"{system}: no place for {', '.join(tuned.left_over)}.")
+    config = configs.parse(
+        {
+            "backbone": backbone.spec,
+            "temporal": {**tuned.temporal, **options.get("temporal", {})},
+            "similarity": {**tuned.similarity, **options.get("similarity", {})},
+            "image_tuning": [*tuned.image_tuning[:-1], {**tuned.image_tuning[-1], **options.get("image_tuning", {})}],
+            "text_tuning": [*tuned.text_tuning[:-1], {**tuned.text_tuning[-1], **options.get("text_tuning", {})}],
+        },
+        ModelConfig,
+        system,
+    )
+    model = build_model(config, backbone)
+    trained = model.trained()
+    towers = {f"backbone.clip.{name}": tensor for name, tensor in tuned.towers.items()}
+    kept = {name: tensor for name, tensor in trained.items() if name.startswith("backbone.") or name == "logit_scale"}
+    weights = {**kept, **{n: t for n, t in towers.items() if n in trained}, **tuned.weights}
+    load_trained(
+        model, {n: t.float().reshape(trained[n].shape) if n in trained else t for n, t in weights.items()}, system
+    )
     return model.eval()
 
 

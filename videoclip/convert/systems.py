@@ -215,6 +215,12 @@ def xclip_videox(weights: Weights) -> Head:
     return Head(("integration", options), ("mean", {"normalize_frames": False}), width, renames, needs_scale=False)
 
 
+def ts2net(weights: Weights) -> Head:
+    """TS2-Net's temporal transformer over frames and selected tokens, and its weighted mean of frames."""
+    temporal = ("token_transformer", _transformer_options(weights))
+    return Head(temporal, ("frame_softmax", {}), _width_of_frames(weights), (LOGIT_SCALE, POSITIONS, BLOCKS))
+
+
 def _aggregation(weights: Weights) -> tuple[tuple[str, dict[str, Any]], Renames, tuple[str, ...]]:
     """The CLIP4Clip family's temporal encoder: component, renames, unused names."""
     if _has(weights, "transformerClip."):
@@ -273,5 +279,5 @@ def _has(weights: Weights, prefix: str) -> bool:
 
 SYSTEMS: dict[str, Callable[[Weights], Head]] = {
     maker.__name__: maker
-    for maker in (clip4clip, clip2video, contra, drl, mug, tem_adapter, xclip, xclip_videox, xpool)
+    for maker in (clip4clip, clip2video, contra, drl, mug, tem_adapter, ts2net, xclip, xclip_videox, xpool)
 }

@@ -84,7 +84,7 @@ class BetaMovingAverage(MovingAverage):
         places = (torch.arange(steps + 1, dtype=torch.float64) + 0.5) / (steps + 1)
         shape = torch.tensor(beta, dtype=torch.float64)
         weights = torch.distributions.Beta(shape, shape).log_prob(places).exp()
-        self._shares = (weights / weights.cumsum(0)).tolist()
+        self.weights, self._shares = weights.tolist(), (weights / weights.cumsum(0)).tolist()
 
     def share(self, step: int) -> float:
         """The step's weight over those of all steps so far."""

@@ -71,11 +71,15 @@ class TokenSelection(Tuning):
         Args:
             noise: (B, T, samples, N - 1) from N(0, 1); None chooses by the scores alone.
         """
-        scores = self.scores(tokens)
-        shares: Tensor = (
-            _PerturbedTopK.apply(scores, noise, self.k, self.sigma) if noise is not None else _top(scores, self.k)
-        )
+        shares = self.shares(self.scores(tokens), noise)
         return torch.einsum("btkn,btnd->btkd", shares.to(tokens.dtype), tokens[:, :, 1:])
+
+    def shares(self, scores: Tensor, noise: Tensor | None) -> Tensor:
+        """Share of each patch in each chosen token (B, T, k, N - 1) by scores (B, T, N - 1); noise: see above."""
+        if noise is None:
+            return _top(scores, self.k)
+        found: Tensor = _PerturbedTopK.apply(scores, noise, self.k, self.sigma)
+        return found
 
 
 def _top(scores: Tensor, k: int) -> Tensor:
@@ -85,25 +89,23 @@ def _top(scores: Tensor, k: int) -> Tensor:
 
 
 class _PerturbedTopK(torch.autograd.Function):
-    """Mean of the indicators over noise samples; the gradient is that of the smoothed choice."""
+    """Mean of the indicators over noise samples. As in the authors' code, a score's gradient is read off its own place
+    alone, not off those that it pushes out.
+    """
 
     @staticmethod
     def forward(context: Any, scores: Tensor, noise: Tensor, k: int, sigma: float) -> Tensor:
         places = (scores[..., None, :] + sigma * noise).topk(k, -1, sorted=False).indices.sort(-1).values
         context.sigma = sigma
         context.save_for_backward(places, noise)
-        shape = (*scores.shape[:-1], k, scores.shape[-1])
-        shares = torch.zeros(shape, dtype=scores.dtype, device=scores.device)
-        part = torch.full((), 1 / noise.shape[-2], dtype=scores.dtype, device=scores.device)
+        shares = scores.new_zeros(*scores.shape[:-1], k, scores.shape[-1])
+        part = scores.new_tensor(1 / noise.shape[-2])
         return shares.scatter_add_(-1, places.mT, part.expand(places.mT.shape))
 
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         places, noise = context.saved_tensors
-        chosen = gradient.gather(-1, places.mT).sum(-2)  # (..., samples): what each sample's choice changes
-        return (
-            torch.einsum("...s,...sn->...n", chosen, noise.to(chosen.dtype)) / (context.sigma * noise.shape[-2]),
-            None,
-            None,
-            None,
-        )
+        pulls = gradient.gather(-1, places.mT) * noise.gather(-1, places).mT.to(gradient.dtype)
+        found = gradient.new_zeros(*gradient.shape[:-2], gradient.shape[-1])
+        found.scatter_add_(-1, places.mT.flatten(-2), pulls.flatten(-2))
+        return found / (context.sigma * noise.shape[-2]), None, None, None

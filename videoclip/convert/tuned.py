@@ -1,0 +1,393 @@
+"""Checkpoints of systems that tune CLIP's towers: which tunings they hold, and how their names become ours.
+
+Each function takes a state dict under the original names and gives a ``Tuned``; shapes tell the options.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from videoclip.convert.systems import Renames, Weights
+from videoclip.convert.systems import ts2net as ts2net_head
+from videoclip.convert.systems import xclip_videox as xclip_videox_head
+from videoclip.convert.towers import from_huggingface
+
+Options = dict[str, Any]
+VISUAL = r"(?:conv1|class_embedding|positional_embedding|ln_pre|ln_post|proj|transformer)(?:\..+)?"
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A system's tunings and weights.
+
+    Attributes:
+        towers: weights of the towers that the checkpoint has, under OpenAI's names.
+        weights: everything else that has a place here, under our names.
+        image_tuning, text_tuning, temporal, similarity: components by name, with options.
+        left_over: original names for which there is no place.
+    """
+
+    towers: dict[str, Tensor]
+    weights: dict[str, Tensor]
+    image_tuning: list[Options]
+    text_tuning: list[Options]
+    left_over: list[str]
+    temporal: Options = field(default_factory=lambda: {"name": "none"})
+    similarity: Options = field(default_factory=lambda: {"name": "mean"})
+
+
+def vop(weights: Weights) -> Tuned:
+    """The basic form; how many of the text prompts are a prefix is not told by the weights: half of them."""
+    renames = (
+        (r"visual_prompt_learner\.visual_prompts", "image_tuning.0.shared"),
+        (r"text_prompt_learner\.text_prompts", "text_tuning.0.prompts"),
+    )
+    found = _translated(weights, renames, r"(?:image|text)_encoder\..+")
+    found["image_tuning.0.shared"] = found["image_tuning.0.shared"][:, 0]
+    prompts = found["text_tuning.0.prompts"].shape[1]
+    half = prompts // 2
+    return _tuned(
+        weights,
+        found,
+        r"clip\.(.+)",
+        [{"name": "vop", "tokens": found["image_tuning.0.shared"].shape[1]}],
+        [{"name": "vop_text", "prefix": prompts - half, "suffix": half, "place": "original"}],
+        unused=r"(?:image|text)_encoder\..+|visual_prompt_learner\..+|text_prompt_learner\..+",
+    )
+
+
+def vificlip(weights: Weights) -> Tuned:
+    """Full fine-tuning, or prompts of both towers on it; class texts are left to whoever asks."""
+    towers = {
+        re.sub(r"^text_encoder\.", "", re.sub("^image_encoder", "visual", name)): tensor
+        for name, tensor in weights.items()
+        if re.match(r"(image|text)_encoder\.", name) and "VPT" not in name
+    }
+    found: dict[str, Tensor] = {"logit_scale": weights["logit_scale"]} if "logit_scale" in weights else {}
+    image: list[Options] = [{"name": "full"}]
+    text: list[Options] = [{"name": "full"}]
+    if "prompt_learner.ctx" in weights:
+        for place, first, prefix, tunings in (
+            ("image_tuning.1", "image_encoder.VPT", "image_encoder.transformer", image),
+            ("text_tuning.1", "prompt_learner.ctx", "text_encoder.transformer", text),
+        ):
+            prompts = [weights[first]]
+            while (name := f"{prefix}.resblocks.{len(prompts)}.VPT_shallow") in weights:
+                prompts.append(weights[name])
+            found[f"{place}.prompts"] = torch.stack(prompts)
+            tunings.append({"name": "vifi", "tokens": len(prompts[0]), "depth": len(prompts)})
+    used = r"(?:image|text)_encoder\..+|prompt_learner\..+|logit_scale"
+    left = [name for name in weights if not re.fullmatch(used, name)]
+    similarity = {"name": "mean", "normalize_frames": False}
+    return Tuned(towers, found, image, text, left, similarity=similarity)
+
+
+def stan(weights: Weights) -> Tuned:
+    """The branch with attention over time, beside towers under the names of the transformers library."""
+    towers = _openai_names({n: t for n, t in weights.items() if not n.startswith("STAN_")}, "")
+    depth = _count(weights, "STAN_S_layers.")
+    found = {"image_tuning.1.positions.weight": weights["STAN_time_embed.weight"]}
+    for layer in range(depth):
+        space = {n.removeprefix("STAN_S_"): t for n, t in weights.items() if n.startswith(f"STAN_S_layers.{layer}.")}
+        for name, tensor in _openai_names(space, "").items():
+            part = name.removeprefix(f"visual.transformer.resblocks.{layer}.")
+            found[f"image_tuning.1.space.{layer}.{part}"] = tensor
+        prefix, ours = f"STAN_T_layers.{layer}.", f"image_tuning.1.time.{layer}."
+        found |= _attention(weights, f"{prefix}self_attn.", f"{ours}attention.")
+        for old, new in (("layer_norm1", "norm"), ("temporal_fc", "out")):
+            found |= _linear(weights, prefix + old, ours + new)
+    branch = {"name": "stan", "depth": depth, "frames": len(weights["STAN_time_embed.weight"])}
+    similarity = {"name": "mean", "normalize_frames": False}
+    return Tuned(towers, found, [{"name": "full"}, branch], [{"name": "full"}], [], similarity=similarity)
+
+
+def xclip_videox(weights: Weights) -> Tuned:
+    """Microsoft's X-CLIP as a whole: messages, integration, and prompts that read the video."""
+    messages = r"visual\.transformer\.resblocks\.(\d+)\.message_"
+    decoder = r"prompts_generator\.decoder\.(\d+)\."
+    renames: Renames = (
+        (rf"{messages}fc\.(.+)", r"image_tuning.1.messages.\1.make.\2"),
+        (rf"{messages}ln\.(.+)", r"image_tuning.1.messages.\1.norm.\2"),
+        (rf"{messages}attn\.(.+)", r"image_tuning.1.messages.\1.attention.\2"),
+        (r"prompts_visual_ln\.(.+)", r"image_tuning.1.norm.\1"),
+        (r"prompts_visual_proj", "image_tuning.1.projection"),
+        (r"prompts_generator\.alpha", "similarity.scale"),
+        (r"prompts_generator\.norm\.(.+)", r"similarity.norm.\1"),
+        (rf"{decoder}cross_attn\.q_proj\.(.+)", r"similarity.layers.\1.query.\2"),
+        (rf"{decoder}cross_attn\.k_proj\.(.+)", r"similarity.layers.\1.key.\2"),
+        (rf"{decoder}cross_attn\.v_proj\.(.+)", r"similarity.layers.\1.value.\2"),
+        (rf"{decoder}cross_attn\.proj\.(.+)", r"similarity.layers.\1.out.\2"),
+        (rf"{decoder}norm1\.(.+)", r"similarity.layers.\1.norm_read.\2"),
+        (rf"{decoder}norm3\.(.+)", r"similarity.layers.\1.norm_mlp.\2"),
+        (rf"{decoder}mlp\.(.+)", r"similarity.layers.\1.mlp.\2"),
+    )
+    head = xclip_videox_head(weights)
+    of_head = {n: t for n, t in weights.items() if head.ours(n) is not None}
+    found = {**_translated(weights, renames), **head.translate(of_head)[0]}
+    rest = {n: t for n, t in weights.items() if n not in of_head and _ours(n, renames) is None}
+    return _tuned(
+        rest,
+        found,
+        r"(.+)",
+        [{"name": "full"}, {"name": "cross_frame"}],
+        [{"name": "none"}],
+        temporal={"name": head.temporal[0], **head.temporal[1]},
+        similarity={"name": "video_prompts", "layers": _count(weights, "prompts_generator.decoder.")},
+    )
+
+
+def st_adapter(weights: Weights) -> Tuned:
+    """Adapters of the image tower; the classifier has no place here."""
+    places, options = _adapters(weights, "fc1")
+    options["kernel"] = list(next(t for n, t in weights.items() if n.endswith(".conv.weight")).shape[2:])
+    found = _of_adapters(weights, places, {"fc1": "down", "conv": "conv", "fc2": "up"})
+    return _image_only(weights, found, {"name": "st_adapter", **options}, r".+adapter_.+|fc\..+")
+
+
+def m2clip(weights: Weights) -> Tuned:
+    """Adapters of both towers; the heads have no place here."""
+    parts = {"offset_adapter.fc1": "difference.down", "offset_adapter.conv": "difference.conv"}
+    parts |= {"offset_adapter.fc2": "difference.up", "fc1": "down", "conv": "conv", "fc2": "up"}
+    visual = {n.removeprefix("visual."): t for n, t in weights.items() if n.startswith("visual.")}
+    places, options = _adapters(visual, "fc1")
+    found = _of_adapters(visual, places, parts)
+    text = {n: t for n, t in weights.items() if ".adapter_" in n and not n.startswith("visual.")}
+    tuning: list[Options] = [{"name": "none"}]
+    if text:
+        of_text, text_options = _adapters(text, "textad_fc1")
+        made = _of_adapters(text, of_text, {"textad_fc1": "down", "textad_fc2": "up"})
+        found |= {n.replace("image_tuning", "text_tuning"): t for n, t in made.items()}
+        tuning = [{"name": "text_adapter", **text_options}]
+    return _tuned(weights, found, r"(.+)", [{"name": "ted_adapter", **options}], tuning, unused=r".*adapter.+|mlm_.+")
+
+
+def aim(weights: Weights) -> Tuned:
+    """Adapters of the image tower and frame positions; the classifier has no place here."""
+    names = {"T": "time", "S": "space", "MLP": "mlp", "T_in": "time_input"}
+    found = {"image_tuning.0.positions.weight": weights["temporal_embedding"][0]}
+    for original, tensor in weights.items():
+        if match := re.fullmatch(r"transformer\.resblocks\.(\d+)\.(\w+)_Adapter(_in)?\.D_fc(\d)\.(.+)", original):
+            block, kind, into, layer, part = match.groups()
+            name = names[kind + (into or "")]
+            found[f"image_tuning.0.adapters.{name}.{block}.{'down' if layer == '1' else 'up'}.{part}"] = tensor
+    narrow, width = weights["transformer.resblocks.0.S_Adapter.D_fc1.weight"].shape
+    options: Options = {"ratio": narrow / width, "frames": weights["temporal_embedding"].shape[1]}
+    options["before_time"] = any("T_Adapter_in" in name for name in weights)
+    return _image_only(weights, found, {"name": "aim", **options}, r".+_Adapter.+|temporal_embedding|cls_head\..+")
+
+
+def evl(weights: Weights) -> Tuned:
+    """The decoder, with its last layer as ours; a tower whose patch embedding has a bias, which joins the positions."""
+    layers = _count(weights, "decoder.decoder_layers.")
+    found = {"image_tuning.0.token": weights["decoder.cls_token"]}
+    for layer in range(layers):
+        prefix, ours = f"decoder.decoder_layers.{layer}.", f"image_tuning.0.layers.{layer}."
+        found |= _attention(weights, f"{prefix}attn.", f"{ours}attention.")
+        names = {"norm1": "norm_token", "norm3": "norm_seen", "norm2": "norm_mlp"}
+        names |= {"mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj"}
+        for old, new in names.items():
+            found |= _linear(weights, prefix + old, ours + new)
+        found |= _linear(weights, f"decoder.temporal_conv.{layer}", f"image_tuning.0.conv.{layer}")
+        found[f"image_tuning.0.positions.{layer}.weight"] = weights[f"decoder.temporal_pos_embed.{layer}"]
+        for old, new in (("w1", "before"), ("w2", "after")):
+            found[f"image_tuning.0.motion.{layer}.{new}"] = weights[f"decoder.cross_attention.{layer}.{old}"]
+    found |= {**_linear(weights, "proj.0", "image_tuning.0.norm"), **_linear(weights, "proj.2", "image_tuning.0.read")}
+    width = len(weights["decoder.cls_token"])
+    ratio = len(weights["decoder.decoder_layers.0.mlp.fc1.bias"]) / width
+    frames = len(weights["decoder.temporal_pos_embed.0"])
+    tuning = {"name": "evl", "layers": layers, "mlp_ratio": ratio, "frames": frames}
+    return Tuned(_evl_tower(weights), found, [tuning], [{"name": "none"}], [])
+
+
+def clip4clip_3d(weights: Weights) -> Tuned:
+    """The three-dimensional patch embedding beside an image tower, alone or below ``clip.visual.``."""
+    visual = {n.removeprefix("clip.").removeprefix("visual."): t for n, t in weights.items()}
+    return _image_only(
+        visual, {"image_tuning.1.conv.weight": visual["conv2.weight"]}, {"name": "patch3d"}, "conv2.+", True
+    )
+
+
+def ts2net(weights: Weights) -> Tuned:
+    """Token shift, which has no weights, token selection and temporal transformer."""
+    selector = r"visual_token_selector\.score_predictor\."
+    renames: Renames = (
+        (rf"{selector}in_conv\.0\.(.+)", r"image_tuning.2.enter_norm.\1"),
+        (rf"{selector}in_conv\.1\.(.+)", r"image_tuning.2.enter_linear.\1"),
+        (rf"{selector}out_conv\.0\.(.+)", r"image_tuning.2.hidden.\1"),
+        (rf"{selector}out_conv\.2\.(.+)", r"image_tuning.2.out.\1"),
+    )
+    rest = {n: t for n, t in weights.items() if _ours(n, renames) is None and not n.startswith("clip.")}
+    head = ts2net_head({**rest, **{n: t for n, t in weights.items() if n == "clip.logit_scale"}})
+    found = {**_translated(weights, renames), **head.translate(rest)[0]}
+    towers = {
+        n.removeprefix("clip.").replace("attn.net.", "attn."): t for n, t in weights.items() if n.startswith("clip.")
+    }
+    image = [{"name": "full"}, {"name": "token_shift"}, {"name": "token_selection"}]
+    return Tuned(
+        towers,
+        found,
+        list(image),
+        [{"name": "full"}],
+        [],
+        {"name": head.temporal[0], **head.temporal[1]},
+        {"name": head.similarity[0], **head.similarity[1]},
+    )
+
+
+def clip_lora(weights: Weights) -> Tuned:
+    """Low-rank changes of one or both towers, under the names of the split attention."""
+    towers, found = dict[str, Tensor](), dict[str, Tensor]()
+    parts = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "proj": "out"}
+    sides = {"visual.": "clip.visual.transformer", "": "clip.transformer"}
+    rank = 0
+    for original, tensor in weights.items():
+        pattern = r"(visual\.)?transformer\.resblocks\.(\d+)\.attn\.(q_proj|k_proj|v_proj|proj)\.w_lora_([AB])"
+        if match := re.fullmatch(pattern, original):
+            side, block, part, matrix = match.groups()
+            place = f"backbone.{sides[side or '']}.resblocks.{block}.attn.{parts[part]}.lora_{matrix}.default.weight"
+            found[place] = tensor
+            rank = min(tensor.shape)
+        else:
+            towers[original] = tensor
+    used = [parts[p] for p in parts if any(f".{p}.w_lora_A" in n for n in weights)]
+    tuning = {"name": "lora", "rank": rank, "parts": used}
+    both = [
+        [tuning] if any(n.startswith(f"backbone.{s}") for n in found) else [{"name": "none"}] for s in sides.values()
+    ]
+    return Tuned(towers, found, list(both[0]), list(both[1]), [])
+
+
+def _evl_tower(weights: Weights) -> dict[str, Tensor]:
+    rename = {"cls_token": "class_embedding", "pos_embed": "positional_embedding"}
+    changes = {"blocks.": "layers.", ".attn.": ".self_attn.", "norm": "layer_norm", "ln_pre": "pre_layrnorm"}
+    plain: dict[str, Tensor] = {}
+    for name, tensor in weights.items():
+        if not name.startswith("backbone.") or "patch_embed" in name:
+            continue
+        short = name.removeprefix("backbone.")
+        short = rename.get(short, short)
+        for old, new in changes.items():
+            short = short.replace(old, new)
+        plain[short] = tensor
+    towers = _openai_names(plain, "")
+    linear = weights["backbone.patch_embed.proj.weight"]
+    patch = round((linear.shape[1] / 3) ** 0.5)
+    positions = weights["backbone.pos_embed"].clone()
+    positions[1:] += weights["backbone.patch_embed.proj.bias"]
+    return {
+        **towers,
+        "visual.conv1.weight": linear.reshape(-1, 3, patch, patch),
+        "visual.positional_embedding": positions,
+    }
+
+
+def _openai_names(tower: Weights, prefix: str) -> dict[str, Tensor]:
+    """An image tower of the transformers library, without the usual prefixes -> OpenAI's names."""
+    long = {
+        "class_embedding": "vision_model.embeddings.class_embedding",
+        "patch_embedding.weight": "vision_model.embeddings.patch_embedding.weight",
+        "position_embedding.weight": "vision_model.embeddings.position_embedding.weight",
+        "positional_embedding": "visual.positional_embedding",
+    }
+    full = {}
+    for name, tensor in tower.items():
+        place = long.get(name, name)
+        if name.startswith("layers."):
+            place = f"vision_model.encoder.{name}"
+        elif name.startswith(("pre_layrnorm", "post_layernorm")):
+            place = f"vision_model.{name}"
+        full[prefix + place] = tensor
+    return from_huggingface(full)
+
+
+def _adapters(weights: Weights, first: str) -> tuple[list[tuple[int, str]], Options]:
+    """Where adapters are, as block and place, and the options that say so."""
+    pattern = rf"(?:.*\.)?transformer\.resblocks\.(\d+)\.adapter_pre_(attn|mlp)\.{first}\.weight"
+    found = [match for name in weights if (match := re.fullmatch(pattern, name))]
+    places = sorted({(int(match[1]), match[2]) for match in found})
+    kinds = {"attn": "attention", "mlp": "mlp"}
+    hidden = len(weights[found[0][0]])
+    blocks = len({block for block, _ in places})
+    return places, {"hidden": hidden, "blocks": blocks, "places": sorted({kinds[kind] for _, kind in places})}
+
+
+def _of_adapters(weights: Weights, places: list[tuple[int, str]], parts: Mapping[str, str]) -> dict[str, Tensor]:
+    first, found = min(block for block, _ in places), {}
+    for block, kind in places:
+        prefix = f"transformer.resblocks.{block}.adapter_pre_{kind}."
+        ours = f"image_tuning.0.{'attention' if kind == 'attn' else 'mlp'}.{block - first}."
+        for name, tensor in weights.items():
+            for old, new in parts.items():
+                if name.endswith(f"{prefix}{old}.weight") or name.endswith(f"{prefix}{old}.bias"):
+                    found[f"{ours}{new}.{name.rsplit('.', 1)[1]}"] = tensor
+    return found
+
+
+def _image_only(weights: Weights, found: dict[str, Tensor], tuning: Options, unused: str, full: bool = False) -> Tuned:
+    """A checkpoint that holds an image tower under plain names beside its tuning."""
+    towers = {f"visual.{n}": t for n, t in weights.items() if re.fullmatch(VISUAL, n) and not re.fullmatch(unused, n)}
+    left = [n for n in weights if f"visual.{n}" not in towers and not re.fullmatch(unused, n)]
+    tunings = [{"name": "full"}, tuning] if full else [tuning]
+    return Tuned(towers, found, tunings, [{"name": "full" if full else "none"}], left)
+
+
+def _tuned(
+    weights: Weights,
+    found: dict[str, Tensor],
+    tower: str,
+    image_tuning: list[Options],
+    text_tuning: list[Options],
+    unused: str = "",
+    **parts: Options,
+) -> Tuned:
+    """Sort what is left: the towers' weights match ``tower``, whose group is OpenAI's name."""
+    towers, left = {}, []
+    for name, tensor in weights.items():
+        if unused and re.fullmatch(unused, name):
+            continue
+        match = re.fullmatch(tower, name)
+        if match is None:
+            left.append(name)
+        elif match[1] == "logit_scale":
+            found["logit_scale"] = tensor
+        else:
+            towers[match[1]] = tensor
+    return Tuned(towers, found, image_tuning, text_tuning, left, **parts)
+
+
+def _translated(weights: Weights, renames: Renames, unused: str = "") -> dict[str, Tensor]:
+    pairs = ((_ours(name, renames), tensor) for name, tensor in weights.items() if not re.fullmatch(unused, name))
+    return {name: tensor for name, tensor in pairs if name is not None}
+
+
+def _ours(original: str, renames: Renames) -> str | None:
+    return next((re.sub(old, new, original) for old, new in renames if re.fullmatch(old, original)), None)
+
+
+def _attention(weights: Weights, prefix: str, ours: str) -> dict[str, Tensor]:
+    """Split projections -> torch's fused ones."""
+    found = {
+        f"{ours}in_proj_{kind}": torch.cat([weights[f"{prefix}{part}_proj.{kind}"] for part in "qkv"])
+        for kind in ("weight", "bias")
+    }
+    return {**found, **_linear(weights, f"{prefix}out_proj", f"{ours}out_proj")}
+
+
+def _linear(weights: Weights, prefix: str, ours: str) -> dict[str, Tensor]:
+    return {f"{ours}.{kind}": weights[f"{prefix}.{kind}"] for kind in ("weight", "bias")}
+
+
+def _count(weights: Weights, prefix: str) -> int:
+    return len({name.removeprefix(prefix).split(".")[0] for name in weights if name.startswith(prefix)})
+
+
+TUNED: dict[str, Callable[[Weights], Tuned]] = {
+    maker.__name__: maker
+    for maker in (vop, vificlip, stan, xclip_videox, st_adapter, m2clip, aim, evl, clip4clip_3d, ts2net, clip_lora)
+}
