@@ -16,7 +16,7 @@ FLOORS = {
     2: "backbone temporal similarity",
     3: "tuning store",
     4: "model convert",
-    5: "training classify retrieval synthetic",
+    5: "training classify retrieval synthetic weights",
     6: "cli compare demo describe",
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names.split()}

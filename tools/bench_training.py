@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from videoclip.backbone import Backbone, create_backbone
 from videoclip.config import RunConfig
 from videoclip.data.manifest import Clip, write_manifest
+from videoclip.store.dataset import ahead
 from videoclip.store.recipe import Recipe, create_description
 from videoclip.store.shards import ShardWriter
 from videoclip.training.loop import Trainer
@@ -88,12 +89,12 @@ def main() -> None:
     )
     trainer = Trainer(config, Run(args.folder / f"run{time.time():.0f}", config, False), Accelerator(cpu=True))
     plain = ContrastiveTask(trainer.model, config.train)
-    optimizer, order = make_optimizer(plain, config.train), trainer.pairs.order(0)
-    batch, steps = trainer.pairs.batch(order[:BATCH], 0), len(trainer.pairs) // BATCH
+    optimizer, steps = make_optimizer(plain, config.train, trainer.model.pretrained), trainer.batches.steps
+    batch, stream = trainer.batches[0], ahead(trainer.batches, range(args.steps + 2), 0)
     looped, bare = [], []
     for number in range(args.steps + 2):
         began = time.perf_counter()
-        trainer.step(order, number % steps, steps)
+        trainer.step(stream, number % steps)
         between = time.perf_counter()
         plain(batch).backward()
         optimizer.step()

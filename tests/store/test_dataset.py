@@ -58,7 +58,7 @@ def test_a_context_model_trains_and_evaluates_on_neighbours(long_video: tuple[Fe
     torch.manual_seed(0)
     model = create_model("tiny", temporal="context", frames=4)
     model.config = model.config.model_copy(update={"context": 2})
-    batch = TrainingPairs(store, clips, 4, context=2).batch(np.arange(6), 0)
+    batch = TrainingPairs(store, clips, 4, store, context=2).batch(np.arange(6), 0)
     assert batch.video.frames.shape == (6, 5, 128)
     loss = ContrastiveTask(model, TrainConfig())(batch)
     loss.backward()
@@ -80,7 +80,7 @@ def test_cached_words_are_the_live_ones(long_video: tuple[FeatureStore, list[Cli
         torch.testing.assert_close(model.similarity(cached, video), model.similarity(live, video), atol=2e-3, rtol=0)
     assert model.backbone is not None
     tokens = model.backbone.tokenize(captions(clips))
-    pairs = [TrainingPairs(store, clips, 4, words=True), TrainingPairs(store, clips, 4, tokens=tokens)]
+    pairs = [TrainingPairs(store, clips, 4, store, words=True), TrainingPairs(store, clips, 4, tokens)]
     losses = [ContrastiveTask(model, TrainConfig())(p.batch(np.arange(0, 12, 2), 0)) for p in pairs]
     torch.testing.assert_close(losses[0], losses[1], atol=5e-2, rtol=0)
 

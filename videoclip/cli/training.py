@@ -1,4 +1,4 @@
-"""``videoclip train``, ``videoclip evaluate`` and ``videoclip convert``."""
+"""``videoclip train``, ``evaluate``, ``blend``, ``merge`` and ``convert``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from videoclip.cli.arguments import AddArguments, Command, count
+from videoclip.cli.arguments import AddArguments, Command, count, share
 
 if TYPE_CHECKING:
     import numpy as np
@@ -93,12 +93,33 @@ def _array(path: Path) -> np.ndarray:
     return array
 
 
+def blend(args: argparse.Namespace) -> None:
+    """Mix the weights of two checkpoints: (1 - alpha) x the first + alpha x the second."""
+    from videoclip.weights import blend as run_blending
+
+    run_blending(args.first, args.second, args.alpha).save(args.out)
+    print(f"{args.out}: {1 - args.alpha:g} x {args.first} + {args.alpha:g} x {args.second}")
+
+
+def merge(args: argparse.Namespace) -> None:
+    """Fold what was trained inside the towers into their own weights, where the tuning allows it."""
+    from videoclip.model import load_model
+    from videoclip.weights import merge as run_merging
+
+    model = run_merging(load_model(args.checkpoint))
+    model.save(args.out)
+    print(f"{args.out}: the same scores without {args.checkpoint}'s tunings")
+
+
 def convert(args: argparse.Namespace) -> None:
     """Turn a checkpoint of an original repository, towers and head, into one of ours."""
+    from videoclip.backbone import create_backbone
     from videoclip.convert import convert_checkpoint
 
-    model = convert_checkpoint(args.file, args.system, args.out)
-    parts = f"temporal {model.config.temporal.name}, similarity {model.config.similarity.name}"
+    backbone = create_backbone(args.model, args.pretrained) if args.model else None
+    model = convert_checkpoint(args.file, args.system, args.out, backbone)
+    tunings = "+".join(tuning.name for tuning in model.config.image_tuning)
+    parts = f"image tower {tunings}, temporal {model.config.temporal.name}, similarity {model.config.similarity.name}"
     print(f"{args.out}: {parts}, backbone {model.backbone.fingerprint}")  # type: ignore[union-attr]
 
 
@@ -126,14 +147,30 @@ def _evaluate_arguments(sub: argparse.ArgumentParser) -> None:
     more.add_argument("--temperature", type=float, help="of the softmaxes (default: the model's own)")
 
 
+def _blend_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("first", metavar="A", help="a run's folder or a checkpoint, or `pretrained`")
+    sub.add_argument("second", metavar="B", help="a run's folder or a checkpoint")
+    sub.add_argument("--alpha", type=share, default=0.5, help="share of B, 0 to 1 (default 0.5)")
+    sub.add_argument("--out", type=Path, required=True, help="folder of the new checkpoint")
+
+
+def _merge_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("checkpoint", help="a run's folder or a checkpoint")
+    sub.add_argument("--out", type=Path, required=True, help="folder of the new checkpoint")
+
+
 def _convert_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("file", type=Path, help="a state dict: .safetensors, or what torch.save wrote")
-    sub.add_argument("--system", required=True, help="clip4clip, clip2video, drl, xclip or xpool")
+    sub.add_argument("--system", required=True, help="whose checkpoint it is; a wrong name lists all")
+    sub.add_argument("--model", help="the CLIP that was tuned, for systems that train inside its towers")
+    sub.add_argument("--pretrained", help="its tag, or a file of weights")
     sub.add_argument("--out", type=Path, required=True, help="folder for config, head and backbone")
 
 
 COMMANDS: dict[Command, AddArguments] = {
     train: _train_arguments,
     evaluate: _evaluate_arguments,
+    blend: _blend_arguments,
+    merge: _merge_arguments,
     convert: _convert_arguments,
 }

@@ -131,27 +131,40 @@ def load_tuned(
     return model.eval()
 
 
-def convert_checkpoint(file: str | Path, system: str, out: str | Path) -> VideoTextModel:
-    """A user's checkpoint of an original repository -> a folder that ``load_model`` reads: head, and towers inside it.
+def convert_checkpoint(
+    file: str | Path, system: str, out: str | Path, backbone: Backbone | None = None
+) -> VideoTextModel:
+    """A user's checkpoint of an original repository -> a folder that ``load_model`` reads.
 
     Args:
         file: ``.safetensors``, or what ``torch.save`` wrote of a state dict, alone or under a usual key.
-        system: one of ``WITH_TOWERS``.
-        out: gets ``config.yaml``, ``model.safetensors`` and the folder ``backbone``.
+        system: one of ``WITH_TOWERS``, whose towers are written along, or of ``videoclip.convert.tuned.TUNED``.
+        out: gets ``config.yaml`` and ``model.safetensors``, and of ``WITH_TOWERS`` the folder ``backbone``.
+        backbone: that was tuned; needed for the latter systems alone.
 
     Raises:
         CheckpointError: the file cannot be read or is no checkpoint of that system; names are left over or missing.
         BackboneError: the towers are no CLIP that open_clip can build.
     """
-    if system not in WITH_TOWERS:
-        raise CheckpointError(registry.unknown("system", system, list(WITH_TOWERS), "no towers are converted of this"))
     out = Path(out)
-    towers, rest = split_towers(read_state_dict(Path(file)), str(file))
-    head = load_original(system, {**rest, "clip.logit_scale": towers["logit_scale"]})
-    write_backbone(towers, out / "backbone")
-    backbone = create_backbone(str(out / "backbone"))
-    config = head.config.model_copy(update={"backbone": BackboneConfig(name="backbone")})
-    model = VideoTextModel(backbone, head.temporal, head.similarity, config, head.logit_scale.item())
+    if system not in (*WITH_TOWERS, *TUNED):
+        names = sorted({*WITH_TOWERS, *TUNED})
+        raise CheckpointError(registry.unknown("system", system, names, "no towers are converted of this"))
+    state_dict = read_state_dict(Path(file))
+    if system in TUNED:
+        if backbone is None:
+            raise CheckpointError(
+                f"{system} tunes a CLIP, which its checkpoint may not hold whole: name it by --model."
+            )
+        model = load_tuned(system, state_dict, backbone)
+    else:
+        towers, rest = split_towers(state_dict, str(file))
+        head = load_original(system, {**rest, "clip.logit_scale": towers["logit_scale"]})
+        write_backbone(towers, out / "backbone")
+        config = head.config.model_copy(update={"backbone": BackboneConfig(name="backbone")})
+        model = VideoTextModel(
+            create_backbone(str(out / "backbone")), head.temporal, head.similarity, config, head.logit_scale.item()
+        )
     model.save(out)
     return model.eval()
 
