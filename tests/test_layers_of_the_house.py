@@ -25,6 +25,7 @@ ONLY = {
     "decord": {"video/decode.py"},
     "av": {"video/probe.py", "video/decode.py", "video/encode.py"},
     "accelerate": {"training/", "store/launch.py"},
+    "peft": {"tuning/lora.py"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

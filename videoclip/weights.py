@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
 
-from videoclip import registry
-from videoclip.backbone.walk import Tower
-from videoclip.config import Component
+from videoclip.backbone import create_backbone
+from videoclip.backbone.openclip import OpenClip
+from videoclip.config import BackboneConfig, Component
 from videoclip.errors import CheckpointError, ConfigError
 from videoclip.model import VideoTextModel, build_model, load_model
 from videoclip.tuning import Tuning
@@ -18,33 +17,36 @@ from videoclip.tuning import Tuning
 PRETRAINED = "pretrained"
 
 
-def merge(model: VideoTextModel) -> VideoTextModel:
-    """Fold the tunings of both towers into the towers' own weights, in place: the same scores without their cost.
+def merge(model: VideoTextModel, out: str | Path) -> VideoTextModel:
+    """Fold what was trained inside the towers into their own weights: the same scores from a plain CLIP.
 
-    The result is a model whose towers count as fully trained, so that it is saved with all their weights.
+    The towers are written along, as a folder that ``create_backbone`` loads: features can be cached with it, and
+    another training can start from it.
+
+    Args:
+        model: its towers are changed in place.
+        out: gets ``config.yaml``, ``model.safetensors`` and the folder ``backbone``.
 
     Raises:
         ConfigError: a tuning cannot be folded in, such as one that lets frames communicate.
+        BackboneError: the backbone cannot be written as a folder.
     """
-    sides = {"image_tuning": model.image_tuning, "text_tuning": model.text_tuning}
-    for name, tunings in sides.items():
-        for tuning in tunings:
-            if isinstance(tuning, Tuning) and tuning.walks and not tuning.mergeable:
-                raise ConfigError(
-                    f"model.{name}", [f"{type(tuning).__name__} cannot be folded into the tower's own weights"]
-                )
-    changed = {}
-    for name, live in (("image_tuning", model.config.live_images), ("text_tuning", model.config.live_texts)):
-        if not live:
-            continue
-        for tuning in sides[name]:
-            if isinstance(tuning, Tuning) and tuning.mergeable:
-                tuning.merge()
-        tower: Tower = sides[name][0].tower  # type: ignore[assignment]
-        setattr(model, name, nn.ModuleList([registry.create("tuning", "full", tower=tower)]))
-        changed[name] = (Component(name="full"),)
-    model.config = model.config.model_copy(update=changed)
-    return model
+    tunings = [t for t in (*model.image_tuning, *model.text_tuning) if isinstance(t, Tuning)]
+    if fixed := [type(t).__name__ for t in tunings if not t.mergeable]:
+        raise ConfigError("merge", [f"{name} cannot be folded into a tower's own weights" for name in fixed])
+    for tuning in tunings:
+        tuning.merge()
+    folder = Path(out)
+    backbone = model.backbone
+    assert isinstance(backbone, OpenClip)
+    backbone.save(folder / "backbone")
+    none = (Component(name="none"),)
+    plain = {"backbone": BackboneConfig(name="backbone"), "image_tuning": none, "text_tuning": none}
+    config = model.config.model_copy(update=plain)
+    towers = create_backbone(str(folder / "backbone"))
+    merged = VideoTextModel(towers, model.temporal, model.similarity, config, model.logit_scale.item())
+    merged.save(folder)
+    return merged.eval()
 
 
 def blend(first: str | Path, second: str | Path, alpha: float) -> VideoTextModel:

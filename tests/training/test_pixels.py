@@ -260,7 +260,7 @@ def test_the_anchor_holds_the_towers(shapes: Path, stores: dict[str, FeatureStor
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.requires_grad and parameter.ndim > 1:
-                parameter += 0.01
+                parameter.add_(0.01)
                 moved += parameter.numel() * 0.01**2 if name in model.pretrained else 0
     torch.testing.assert_close(held(batch) - free(batch), torch.tensor(3 / 2 * moved), rtol=1e-3, atol=1e-3)
 

@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import json
 import logging
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from difflib import get_close_matches
@@ -16,12 +17,14 @@ from typing import Any
 import open_clip
 import torch
 from open_clip.pretrained import get_pretrained_cfg
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from videoclip.errors import BackboneError
 from videoclip.features import TextFeatures
 from videoclip.video.preprocess import Preprocess
 
+CONFIG = "open_clip_config.json"
 TINY_FOLDER = Path(__file__).parent.parent / "synthetic" / "tiny_clip"
 OPENAI_ONLY_KEYS = (
     "input_resolution",
@@ -113,6 +116,27 @@ class OpenClip(nn.Module):
         """Q texts -> (Q, L) token ids; longer texts are cut."""
         tokens: Tensor = self._tokenizer(list(texts))
         return tokens
+
+    def save(self, folder: str | Path) -> None:
+        """Write the towers as they are now, as a folder that ``create_backbone`` loads.
+
+        Raises:
+            BackboneError: open_clip has no description of this architecture to write down.
+        """
+        folder, location = Path(folder), _resolve(str(self.spec["name"]))
+        folder.mkdir(parents=True, exist_ok=True)
+        if location.startswith("local-dir:"):
+            source = Path(location.removeprefix("local-dir:"))
+            (folder / CONFIG).write_text((source / CONFIG).read_text())
+            for vocabulary in _local_vocabulary(location).values():
+                shutil.copy(vocabulary, folder)
+        elif (architecture := open_clip.get_model_config(location)) is not None:
+            transform = open_clip.get_model_preprocess_cfg(self.clip)
+            (folder / CONFIG).write_text(json.dumps({"model_cfg": architecture, "preprocess_cfg": transform}, indent=2))
+        else:
+            raise BackboneError(f"{location} cannot be written as a folder: open_clip does not describe it by name.")
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.clip.state_dict().items()}
+        save_file(weights, folder / "open_clip_model.safetensors")
 
 
 class _PlainTextTower(nn.Module):
@@ -220,7 +244,7 @@ def _local_vocabulary(location: str) -> dict[str, str]:
     if not location.startswith("local-dir:"):
         return {}
     folder = Path(location.removeprefix("local-dir:"))
-    config = json.loads((folder / "open_clip_config.json").read_text())
+    config = json.loads((folder / CONFIG).read_text())
     name = config["model_cfg"]["text_cfg"].get("tokenizer_kwargs", {}).get("bpe_path")
     return {"bpe_path": str(folder / name)} if name else {}
 

@@ -106,9 +106,8 @@ def merge(args: argparse.Namespace) -> None:
     from videoclip.model import load_model
     from videoclip.weights import merge as run_merging
 
-    model = run_merging(load_model(args.checkpoint))
-    model.save(args.out)
-    print(f"{args.out}: the same scores without {args.checkpoint}'s tunings")
+    merged = run_merging(load_model(args.checkpoint), args.out)
+    print(f"{args.out}: the scores of {args.checkpoint} from plain towers, backbone {merged.backbone.fingerprint}")  # type: ignore[union-attr]
 
 
 def convert(args: argparse.Namespace) -> None:
@@ -156,7 +155,7 @@ def _blend_arguments(sub: argparse.ArgumentParser) -> None:
 
 def _merge_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("checkpoint", help="a run's folder or a checkpoint")
-    sub.add_argument("--out", type=Path, required=True, help="folder of the new checkpoint")
+    sub.add_argument("--out", type=Path, required=True, help="folder of the new checkpoint; its towers in OUT/backbone")
 
 
 def _convert_arguments(sub: argparse.ArgumentParser) -> None:

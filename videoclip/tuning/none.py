@@ -7,3 +7,7 @@ class Frozen(Tuning):
     """The tower stays as it was loaded."""
 
     walks = False
+    mergeable = True
+
+    def merge(self) -> None:
+        """Nothing to do."""

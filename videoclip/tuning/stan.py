@@ -45,7 +45,7 @@ class Stan(Tuning):
         self.first = len(tower.blocks) - depth
         self.positions = Positions(frames, tower.width)
         make = _TimeAttention if time == "attention" else _TimeConvolution
-        rates = torch.linspace(0, drop_path, depth).tolist()
+        rates = [drop_path * layer / max(1, depth - 1) for layer in range(depth)]
         self.time = nn.ModuleList(make(tower, rate) for rate in rates)
         self.space = nn.ModuleList(copy.deepcopy(block) for block in tower.blocks[self.first :])
         self.space.requires_grad_(True)
