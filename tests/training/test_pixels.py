@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
+from tests.training.two import Gradients, check, gradients_of, in_two
 from videoclip.backbone.openclip import OpenClip
 from videoclip.config import AverageConfig, RunConfig, TrainConfig
 from videoclip.data.manifest import Clip, of_split, read_manifest
@@ -176,7 +175,7 @@ def family_batch(name: str) -> Batch:
     return Batch(VideoPixels(pixels, mask, torch.zeros(4, 3)), tokens, torch.arange(4), torch.arange(4))
 
 
-def family_gradients(name: str, batch: Batch) -> dict[str, torch.Tensor]:
+def family_gradients(name: str, batch: Batch) -> Gradients:
     task = family_task(name)
     normalise = task.model.backbone.preprocess.normalize  # type: ignore[union-attr]
     video = batch.video
@@ -185,36 +184,24 @@ def family_gradients(name: str, batch: Batch) -> dict[str, torch.Tensor]:
         normalise(video.pixels.flatten(0, 1)).double().view(video.pixels.shape), video.mask, video.seconds
     )
     task.backward(Batch(double, batch.text, batch.video_ids, batch.text_ids))
-    task.average_gradients()
-    return {n: p.grad for n, p in task.named_parameters() if p.grad is not None}
+    return gradients_of(task)
 
 
-def one_of_two(rank: int, folder: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    torch.set_num_threads(1)
+def one_of_two(rank: int) -> dict[str, Gradients]:
     mine = torch.arange(rank, 4, 2)
-    found = {name: family_gradients(name, family_batch(name)[mine]) for name in FAMILIES}
-    torch.save(found, f"{folder}/gradients{rank}.pt")
-    dist.destroy_process_group()
+    return {name: family_gradients(name, family_batch(name)[mine]) for name in FAMILIES}
 
 
 @pytest.fixture(scope="module")
-def of_two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, torch.Tensor]]]:
-    folder = tmp_path_factory.mktemp("two")
-    mp.start_processes(one_of_two, (str(folder),), nprocs=2, start_method="spawn")
-    return [torch.load(folder / f"gradients{rank}.pt", weights_only=True) for rank in range(2)]
+def of_two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Gradients]]:
+    return in_two(tmp_path_factory.mktemp("two"), one_of_two)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_two_processes_give_the_gradients_of_one(name: str, of_two: list[dict[str, dict[str, torch.Tensor]]]) -> None:
+def test_two_processes_give_the_gradients_of_one(name: str, of_two: list[dict[str, Gradients]]) -> None:
     expected = family_gradients(name, family_batch(name))
-    total = torch.cat([g.flatten() for g in expected.values()]).norm()
-    assert len(expected) > 1 and total > 0
     for found in of_two:
-        assert set(found[name]) == set(expected)
-        for parameter, gradient in expected.items():
-            difference = (found[name][parameter] - gradient).norm()
-            assert difference <= 1e-6 * max(gradient.norm(), 1e-3 * total), parameter
+        check(found[name], expected)
 
 
 def test_torchrun_trains_each_family(shapes: Path, stores: dict[str, FeatureStore], tmp_path: Path) -> None:

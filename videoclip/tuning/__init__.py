@@ -6,7 +6,7 @@ steps into the walk through the tower, see ``videoclip.backbone.walk``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 from torch import Tensor, nn
@@ -54,25 +54,31 @@ class Tuning(Steps):
 class ResidualAdapters(Tuning):
     """Base of tunings that change the residual stream by small modules in front of attention, MLP, or both.
 
+    A subclass implements ``make``.
+
     Args:
         tower: to be tuned.
-        make: builds one adapter.
-        blocks: the last so many blocks have them; all when not given.
-        places: in front of what.
+        hidden: width inside an adapter.
+        blocks: the last so many blocks have adapters; all when not given.
+        places: in front of attention, the MLP, or both.
     """
 
     def __init__(
         self,
         tower: Tower,
-        make: Callable[[], nn.Module],
-        blocks: int | None,
-        places: Sequence[Literal["attention", "mlp"]],
+        hidden: int = 384,
+        blocks: int | None = None,
+        places: Sequence[Literal["attention", "mlp"]] = ("mlp",),
     ) -> None:
         super().__init__(tower)
         self.first = first_block(tower, blocks)
         count = len(tower.blocks) - self.first
-        self.attention = nn.ModuleList(make() for _ in range(count if "attention" in places else 0))
-        self.mlp = nn.ModuleList(make() for _ in range(count if "mlp" in places else 0))
+        self.attention = nn.ModuleList(self.make(hidden) for _ in range(count if "attention" in places else 0))
+        self.mlp = nn.ModuleList(self.make(hidden) for _ in range(count if "mlp" in places else 0))
+
+    def make(self, hidden: int) -> nn.Module:
+        """One adapter: tokens -> tokens, which it changes by what it adds to them."""
+        raise NotImplementedError
 
     def before_attention(self, block: int, x: Tensor, memory: Memory) -> Tensor:
         """Through the block's first adapter."""

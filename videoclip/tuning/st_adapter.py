@@ -18,8 +18,7 @@ class STAdapter(ResidualAdapters):
         tower: the image tower.
         hidden: width of the convolution.
         kernel: over frames, rows and columns; odd numbers.
-        blocks: the last so many have adapters; all when not given.
-        places: in front of attention, the MLP, or both.
+        blocks, places: see ``ResidualAdapters``.
     """
 
     towers = ("image",)
@@ -32,7 +31,12 @@ class STAdapter(ResidualAdapters):
         blocks: int | None = None,
         places: Sequence[Literal["attention", "mlp"]] = ("mlp",),
     ) -> None:
-        super().__init__(tower, lambda: _Adapter(tower, hidden, kernel), blocks, places)
+        self.kernel = kernel  # read by ``make``, which the base calls
+        super().__init__(tower, hidden, blocks, places)
+
+    def make(self, hidden: int) -> nn.Module:
+        """Down, convolution, up."""
+        return _Adapter(self.tower, hidden, self.kernel)
 
 
 class _Adapter(nn.Module):

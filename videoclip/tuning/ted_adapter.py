@@ -1,8 +1,5 @@
 """M2-CLIP's temporal enhancement and difference adapter (Wang et al., 2024, arXiv:2401.11649)."""
 
-from collections.abc import Sequence
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
@@ -15,24 +12,13 @@ class TEDAdapter(ResidualAdapters):
 
     Equal to the authors' code, whose backward pass fails in single precision (it changes its input in place). Their
     12-adapter form has ``places: [mlp]``, the one with 24 both.
-
-    Args:
-        tower: the image tower.
-        hidden: width of the convolutions.
-        blocks: the last so many have adapters; all when not given.
-        places: in front of attention, the MLP, or both.
     """
 
     towers = ("image",)
 
-    def __init__(
-        self,
-        tower: Tower,
-        hidden: int = 384,
-        blocks: int | None = None,
-        places: Sequence[Literal["attention", "mlp"]] = ("mlp",),
-    ) -> None:
-        super().__init__(tower, lambda: _Adapter(tower, hidden), blocks, places)
+    def make(self, hidden: int) -> nn.Module:
+        """Both convolutions."""
+        return _Adapter(self.tower, hidden)
 
 
 class _Adapter(nn.Module):
