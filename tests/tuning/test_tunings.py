@@ -180,6 +180,23 @@ def test_running_blocks_again_gives_the_same_gradients(
             torch.testing.assert_close(theirs[own].grad, parameter.grad, atol=1e-6, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("side", "name", "options"), CASES)
+def test_mixed_precision(side: str, name: str, options: dict[str, Any], clips: list[Clip], pixels: VideoPixels) -> None:
+    """Under autocast the logits are those of single precision up to bfloat16, and gradients are finite."""
+    model = disturbed(tuned(side, name, options, **PARTS.get(name, {})))
+    assert model.backbone is not None
+    tokens = model.backbone.tokenize([clip.captions[0] for clip in clips])
+    with torch.no_grad():
+        expected = model(tokens, pixels)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model(tokens, pixels)
+        loss = loss_of(model, pixels, tokens)
+    scale = float(model.logit_scale.exp())
+    assert (found.float() - expected).abs().mean() < 0.03 * scale
+    loss.backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
 @pytest.mark.parametrize(
     "name", ["aim", "cross_frame", "evl", "patch3d", "st_adapter", "stan", "ted_adapter", "token_shift"]
 )
