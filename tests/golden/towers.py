@@ -287,7 +287,8 @@ def evl(recording: Recording, folder: Path) -> None:
     o = recording.options
     tuned = TUNED["evl"](recording.weights)
     backbone = backbone_of(folder, {**tuned.towers, "visual.proj": torch.zeros(o["width"], o["classes"])}, o["heads"])
-    model = convert.load_tuned("evl", recording.weights, backbone)
+    heads = {"heads": o["decoder_heads"]}
+    model = convert.load_tuned("evl", recording.weights, backbone, image_tuning=heads)
     tuning = model.image_tuning[0]
     motion: list[Tensor] = []
     read: list[Tensor] = []
@@ -399,10 +400,12 @@ def fewshot_clip_lora_attention(recording: Recording, folder: Path) -> None:
     names = {name.replace(".default.weight", ""): name for name in tuned.weights}
     for short, name in names.items():
         part, matrix = short.split(".")[-2:]
-        mine[f"grad.attn.{part[0]}_proj.w_{matrix}"] = parameters[name].grad
+        original = "proj" if part == "out" else f"{part[0]}_proj"
+        mine[f"grad.attn.{original}.w_{matrix}"] = parameters[name].grad
     tuning.merge()
     merged = tuning.tower.blocks[0].attn.in_proj_weight.chunk(3)
     mine |= {f"merged_{p}_proj": weight for p, weight in zip("qkv", merged, strict=True)}
+    mine["merged_proj"] = tuning.tower.blocks[0].attn.out_proj.weight
     recording.check(mine)
     torch.testing.assert_close(attend(tuning.tower.blocks[0], x.transpose(0, 1)).transpose(0, 1), mine["y"])
 

@@ -51,6 +51,12 @@ class Tower:
         )
 
     @property
+    def joint_width(self) -> int:
+        """D, of an image tower."""
+        projection = self.module.proj
+        return self.width if projection is None else int(projection.shape[1])
+
+    @property
     def heads(self) -> int:
         """Attention heads of a block."""
         first: Any = self.blocks[0]

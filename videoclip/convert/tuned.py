@@ -151,13 +151,15 @@ def st_adapter(weights: Weights) -> Tuned:
 
 
 def m2clip(weights: Weights) -> Tuned:
-    """Adapters of both towers; the heads have no place here."""
+    """Adapters of both towers; the heads, and the text tower's last block, which serves one of them, have no place."""
     parts = {"offset_adapter.fc1": "difference.down", "offset_adapter.conv": "difference.conv"}
     parts |= {"offset_adapter.fc2": "difference.up", "fc1": "down", "conv": "conv", "fc2": "up"}
     visual = {n.removeprefix("visual."): t for n, t in weights.items() if n.startswith("visual.")}
     places, options = _adapters(visual, "fc1")
     found = _of_adapters(visual, places, parts)
-    text = {n: t for n, t in weights.items() if ".adapter_" in n and not n.startswith("visual.")}
+    with_head = any(name.startswith("mlm_") for name in weights)
+    head = f"transformer.resblocks.{_count(weights, 'transformer.resblocks.') - 1}." if with_head else "none"
+    text = {n: t for n, t in weights.items() if ".adapter_" in n and not n.startswith(("visual.", head))}
     tuning: list[Options] = [{"name": "none"}]
     if text:
         of_text, text_options = _adapters(text, "textad_fc1")

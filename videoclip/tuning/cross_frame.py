@@ -25,8 +25,7 @@ class CrossFrame(Tuning):
         width = tower.width
         self.messages = nn.ModuleList(_Message(width, tower.heads) for _ in tower.blocks)
         self.norm = nn.LayerNorm(width) if tokens else None
-        joint = width if tower.module.proj is None else tower.module.proj.shape[1]
-        self.projection = nn.Parameter(torch.randn(width, joint)) if tokens else None
+        self.projection = nn.Parameter(torch.randn(width, tower.joint_width)) if tokens else None
 
     def before_attention(self, block: int, x: Tensor, memory: Memory) -> Tensor:
         """Append the frames' messages."""

@@ -22,6 +22,7 @@ class Evl(Tuning):
     Args:
         tower: the image tower.
         layers: of the decoder; it reads as many last blocks.
+        heads: of the decoder's attention; the tower's when not given.
         mlp_ratio: width of the decoder's MLPs in terms of W.
         frames: rows of the tables of frame positions, zero at first and stretched over longer clips.
         dropout: in the MLPs and before the last layer, in training.
@@ -30,7 +31,13 @@ class Evl(Tuning):
     towers = ("image",)
 
     def __init__(
-        self, tower: Tower, layers: int = 4, mlp_ratio: float = 4.0, frames: int = 8, dropout: float = 0.5
+        self,
+        tower: Tower,
+        layers: int = 4,
+        heads: int | None = None,
+        mlp_ratio: float = 4.0,
+        frames: int = 8,
+        dropout: float = 0.5,
     ) -> None:
         super().__init__(tower)
         self.first = first_block(tower, layers)
@@ -41,9 +48,11 @@ class Evl(Tuning):
         for table in self.positions:
             nn.init.zeros_(table.weight)  # type: ignore[arg-type]
         self.motion = nn.ModuleList(_Motion(width, tower.grid) for _ in range(layers))
-        self.layers = nn.ModuleList(_Layer(width, tower.heads, int(mlp_ratio * width), dropout) for _ in range(layers))
+        self.layers = nn.ModuleList(
+            _Layer(width, heads or tower.heads, int(mlp_ratio * width), dropout) for _ in range(layers)
+        )
         self.norm, self.dropout = nn.LayerNorm(width), nn.Dropout(dropout)
-        self.read = nn.Linear(width, width if tower.module.proj is None else tower.module.proj.shape[1])
+        self.read = nn.Linear(width, tower.joint_width)
         empty_output(self.read)
 
     def attention_input(self, block: int, normed: Tensor, memory: Memory) -> Tensor:

@@ -42,7 +42,7 @@ class TokenSelection(Tuning):
         if not 1 <= k <= rows * columns:
             raise ConfigError("token_selection.k", [f"must lie in 1..{rows * columns}, the patches of a frame"])
         self.k, self.samples, self.sigma, self.noise = k, samples, sigma, noise
-        width = tower.width if tower.module.proj is None else tower.module.proj.shape[1]
+        width = tower.joint_width
         self.enter_norm = nn.LayerNorm(width)
         self.enter_linear = nn.Linear(width, width // 2, bias=False)
         self.hidden = nn.Linear(2 * (width // 2), width // 2, bias=False)
