@@ -173,7 +173,7 @@ def contra(weights: Weights) -> Head:
     )
     layers = f"transformer_encoder_{side}.transformer_encoder.layers."
     rows, width = weights[f"transformer_encoder_{side}.positional_embedding"].shape
-    options = {"radius": rows // 2, "layers": _count(weights, layers), "heads": 8}
+    options = {"radius": rows // 2, "layers": count(weights, layers), "heads": 8}
     options["feedforward"] = len(weights[f"{layers}0.linear1.bias"])
     return Head(("context", options), ("mean", {}), width, (LOGIT_SCALE, *renames), needs_scale=False)
 
@@ -196,7 +196,7 @@ def tem_adapter(weights: Weights) -> Head:
         *((rf"{decoder}decoder\.0\.{re.escape(a)}\.(.+)", rf"similarity.{b}.\1") for a, b in parts.items()),
     )
     prefix = "temp_aligner.transformer_encoder.layers."
-    options = {"layers": _count(weights, prefix), "heads": 16, "feedforward": len(weights[f"{prefix}0.linear1.bias"])}
+    options = {"layers": count(weights, prefix), "heads": 16, "feedforward": len(weights[f"{prefix}0.linear1.bias"])}
     hidden, width = weights["semantic_aligner.context_decoder.text_proj.1.weight"].shape
     unused = (rf"{decoder}decoder\.0\.self_attn\.[qk]_proj\.weight",)
     similarity = ("semantic", {"hidden": hidden, "heads": 16})
@@ -211,7 +211,7 @@ def xclip_videox(weights: Weights) -> Head:
         (r"mit\.resblocks\.(.+)", r"temporal.transformer.blocks.\1"),
     )
     *_, frames, width = weights["mit.positional_embedding"].shape
-    options = {"layers": _count(weights, "mit.resblocks."), "heads": None, "max_positions": frames}
+    options = {"layers": count(weights, "mit.resblocks."), "heads": None, "max_positions": frames}
     return Head(("integration", options), ("mean", {"normalize_frames": False}), width, renames, needs_scale=False)
 
 
@@ -232,7 +232,7 @@ def _aggregation(weights: Weights) -> tuple[tuple[str, dict[str, Any]], Renames,
 
 def _transformer_options(weights: Weights) -> dict[str, Any]:
     positions = len(weights["frame_position_embeddings.weight"])
-    return {"layers": _count(weights, "transformerClip.resblocks."), "heads": None, "max_positions": positions}
+    return {"layers": count(weights, "transformerClip.resblocks."), "heads": None, "max_positions": positions}
 
 
 def _token_networks(weights: Weights) -> tuple[tuple[str, dict[str, Any]], Renames]:
@@ -241,7 +241,7 @@ def _token_networks(weights: Weights) -> tuple[tuple[str, dict[str, Any]], Renam
     if not _has(weights, "text_weight_fc."):
         return ("tokens", options), ()
     single = "text_weight_fc.weight" in weights
-    layers = 1 if single else _count(weights, "text_weight_fc.")
+    layers = 1 if single else count(weights, "text_weight_fc.")
     pattern = r"(text|video)_weight_fc\.(.+)"
     renames = ((pattern, r"similarity.\1_weights.0.\2" if single else r"similarity.\1_weights.\2"),)
     return ("tokens", {**options, "weights": "learned", "layers": layers}), renames
@@ -249,7 +249,7 @@ def _token_networks(weights: Weights) -> tuple[tuple[str, dict[str, Any]], Renam
 
 def _cross(weights: Weights) -> tuple[str, dict[str, Any]]:
     positions = len(weights["cross.embeddings.position_embeddings.weight"])
-    layers = _count(weights, "cross.transformer.resblocks.")
+    layers = count(weights, "cross.transformer.resblocks.")
     return "cross", {"layers": layers, "heads": None, "max_positions": positions}
 
 
@@ -268,7 +268,7 @@ def _width_of_frames(weights: Weights) -> int:
     return next((int(weights[name].shape[1]) for name in tellers if name in weights), 1)
 
 
-def _count(weights: Weights, prefix: str) -> int:
+def count(weights: Weights, prefix: str) -> int:
     """How many numbered parts there are below a prefix."""
     return len({name.removeprefix(prefix).split(".")[0] for name in weights if name.startswith(prefix)})
 

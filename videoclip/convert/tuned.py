@@ -6,17 +6,25 @@ Each function takes a state dict under the original names and gives a ``Tuned``;
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from videoclip.convert.systems import Renames, Weights
+from videoclip.convert.names import (
+    adapters,
+    fused_attention,
+    linear,
+    of_adapters,
+    openai_names,
+    ours_of,
+    translated,
+)
+from videoclip.convert.systems import Renames, Weights, count
 from videoclip.convert.systems import ts2net as ts2net_head
 from videoclip.convert.systems import xclip_videox as xclip_videox_head
-from videoclip.convert.towers import from_huggingface
 
 Options = dict[str, Any]
 VISUAL = r"(?:conv1|class_embedding|positional_embedding|ln_pre|ln_post|proj|transformer)(?:\..+)?"
@@ -48,7 +56,7 @@ def vop(weights: Weights) -> Tuned:
         (r"visual_prompt_learner\.visual_prompts", "image_tuning.0.shared"),
         (r"text_prompt_learner\.text_prompts", "text_tuning.0.prompts"),
     )
-    found = _translated(weights, renames, r"(?:image|text)_encoder\..+")
+    found = translated(weights, renames, r"(?:image|text)_encoder\..+")
     found["image_tuning.0.shared"] = found["image_tuning.0.shared"][:, 0]
     prompts = found["text_tuning.0.prompts"].shape[1]
     half = prompts // 2
@@ -90,18 +98,18 @@ def vificlip(weights: Weights) -> Tuned:
 
 def stan(weights: Weights) -> Tuned:
     """The branch with attention over time, beside towers under the names of the transformers library."""
-    towers = _openai_names({n: t for n, t in weights.items() if not n.startswith("STAN_")}, "")
-    depth = _count(weights, "STAN_S_layers.")
+    towers = openai_names({n: t for n, t in weights.items() if not n.startswith("STAN_")}, "")
+    depth = count(weights, "STAN_S_layers.")
     found = {"image_tuning.1.positions.weight": weights["STAN_time_embed.weight"]}
     for layer in range(depth):
         space = {n.removeprefix("STAN_S_"): t for n, t in weights.items() if n.startswith(f"STAN_S_layers.{layer}.")}
-        for name, tensor in _openai_names(space, "").items():
+        for name, tensor in openai_names(space, "").items():
             part = name.removeprefix(f"visual.transformer.resblocks.{layer}.")
             found[f"image_tuning.1.space.{layer}.{part}"] = tensor
         prefix, ours = f"STAN_T_layers.{layer}.", f"image_tuning.1.time.{layer}."
-        found |= _attention(weights, f"{prefix}self_attn.", f"{ours}attention.")
+        found |= fused_attention(weights, f"{prefix}self_attn.", f"{ours}attention.")
         for old, new in (("layer_norm1", "norm"), ("temporal_fc", "out")):
-            found |= _linear(weights, prefix + old, ours + new)
+            found |= linear(weights, prefix + old, ours + new)
     branch = {"name": "stan", "depth": depth, "frames": len(weights["STAN_time_embed.weight"])}
     similarity = {"name": "mean", "normalize_frames": False}
     return Tuned(towers, found, [{"name": "full"}, branch], [{"name": "full"}], [], similarity=similarity)
@@ -129,8 +137,8 @@ def xclip_videox(weights: Weights) -> Tuned:
     )
     head = xclip_videox_head(weights)
     of_head = {n: t for n, t in weights.items() if head.ours(n) is not None}
-    found = {**_translated(weights, renames), **head.translate(of_head)[0]}
-    rest = {n: t for n, t in weights.items() if n not in of_head and _ours(n, renames) is None}
+    found = {**translated(weights, renames), **head.translate(of_head)[0]}
+    rest = {n: t for n, t in weights.items() if n not in of_head and ours_of(n, renames) is None}
     return _tuned(
         rest,
         found,
@@ -138,15 +146,15 @@ def xclip_videox(weights: Weights) -> Tuned:
         [{"name": "full"}, {"name": "cross_frame"}],
         [{"name": "none"}],
         temporal={"name": head.temporal[0], **head.temporal[1]},
-        similarity={"name": "video_prompts", "layers": _count(weights, "prompts_generator.decoder.")},
+        similarity={"name": "video_prompts", "layers": count(weights, "prompts_generator.decoder.")},
     )
 
 
 def st_adapter(weights: Weights) -> Tuned:
     """Adapters of the image tower; the classifier has no place here."""
-    places, options = _adapters(weights, "fc1")
+    places, options = adapters(weights, "fc1")
     options["kernel"] = list(next(t for n, t in weights.items() if n.endswith(".conv.weight")).shape[2:])
-    found = _of_adapters(weights, places, {"fc1": "down", "conv": "conv", "fc2": "up"})
+    found = of_adapters(weights, places, {"fc1": "down", "conv": "conv", "fc2": "up"})
     return _image_only(weights, found, {"name": "st_adapter", **options}, r".+adapter_.+|fc\..+")
 
 
@@ -155,15 +163,15 @@ def m2clip(weights: Weights) -> Tuned:
     parts = {"offset_adapter.fc1": "difference.down", "offset_adapter.conv": "difference.conv"}
     parts |= {"offset_adapter.fc2": "difference.up", "fc1": "down", "conv": "conv", "fc2": "up"}
     visual = {n.removeprefix("visual."): t for n, t in weights.items() if n.startswith("visual.")}
-    places, options = _adapters(visual, "fc1")
-    found = _of_adapters(visual, places, parts)
+    places, options = adapters(visual, "fc1")
+    found = of_adapters(visual, places, parts)
     with_head = any(name.startswith("mlm_") for name in weights)
-    head = f"transformer.resblocks.{_count(weights, 'transformer.resblocks.') - 1}." if with_head else "none"
+    head = f"transformer.resblocks.{count(weights, 'transformer.resblocks.') - 1}." if with_head else "none"
     text = {n: t for n, t in weights.items() if ".adapter_" in n and not n.startswith(("visual.", head))}
     tuning: list[Options] = [{"name": "none"}]
     if text:
-        of_text, text_options = _adapters(text, "textad_fc1")
-        made = _of_adapters(text, of_text, {"textad_fc1": "down", "textad_fc2": "up"})
+        of_text, text_options = adapters(text, "textad_fc1")
+        made = of_adapters(text, of_text, {"textad_fc1": "down", "textad_fc2": "up"})
         found |= {n.replace("image_tuning", "text_tuning"): t for n, t in made.items()}
         tuning = [{"name": "text_adapter", **text_options}]
     return _tuned(weights, found, r"(.+)", [{"name": "ted_adapter", **options}], tuning, unused=r".*adapter.+|mlm_.+")
@@ -186,20 +194,20 @@ def aim(weights: Weights) -> Tuned:
 
 def evl(weights: Weights) -> Tuned:
     """The decoder, with its last layer as ours; a tower whose patch embedding has a bias, which joins the positions."""
-    layers = _count(weights, "decoder.decoder_layers.")
+    layers = count(weights, "decoder.decoder_layers.")
     found = {"image_tuning.0.token": weights["decoder.cls_token"]}
     for layer in range(layers):
         prefix, ours = f"decoder.decoder_layers.{layer}.", f"image_tuning.0.layers.{layer}."
-        found |= _attention(weights, f"{prefix}attn.", f"{ours}attention.")
+        found |= fused_attention(weights, f"{prefix}attn.", f"{ours}attention.")
         names = {"norm1": "norm_token", "norm3": "norm_seen", "norm2": "norm_mlp"}
         names |= {"mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj"}
         for old, new in names.items():
-            found |= _linear(weights, prefix + old, ours + new)
-        found |= _linear(weights, f"decoder.temporal_conv.{layer}", f"image_tuning.0.conv.{layer}")
+            found |= linear(weights, prefix + old, ours + new)
+        found |= linear(weights, f"decoder.temporal_conv.{layer}", f"image_tuning.0.conv.{layer}")
         found[f"image_tuning.0.positions.{layer}.weight"] = weights[f"decoder.temporal_pos_embed.{layer}"]
         for old, new in (("w1", "before"), ("w2", "after")):
             found[f"image_tuning.0.motion.{layer}.{new}"] = weights[f"decoder.cross_attention.{layer}.{old}"]
-    found |= {**_linear(weights, "proj.0", "image_tuning.0.norm"), **_linear(weights, "proj.2", "image_tuning.0.read")}
+    found |= {**linear(weights, "proj.0", "image_tuning.0.norm"), **linear(weights, "proj.2", "image_tuning.0.read")}
     width = len(weights["decoder.cls_token"])
     ratio = len(weights["decoder.decoder_layers.0.mlp.fc1.bias"]) / width
     frames = len(weights["decoder.temporal_pos_embed.0"])
@@ -224,9 +232,9 @@ def ts2net(weights: Weights) -> Tuned:
         (rf"{selector}out_conv\.0\.(.+)", r"image_tuning.2.hidden.\1"),
         (rf"{selector}out_conv\.2\.(.+)", r"image_tuning.2.out.\1"),
     )
-    rest = {n: t for n, t in weights.items() if _ours(n, renames) is None and not n.startswith("clip.")}
+    rest = {n: t for n, t in weights.items() if ours_of(n, renames) is None and not n.startswith("clip.")}
     head = ts2net_head({**rest, **{n: t for n, t in weights.items() if n == "clip.logit_scale"}})
-    found = {**_translated(weights, renames), **head.translate(rest)[0]}
+    found = {**translated(weights, renames), **head.translate(rest)[0]}
     towers = {
         n.removeprefix("clip.").replace("attn.net.", "attn."): t for n, t in weights.items() if n.startswith("clip.")
     }
@@ -277,58 +285,16 @@ def _evl_tower(weights: Weights) -> dict[str, Tensor]:
         for old, new in changes.items():
             short = short.replace(old, new)
         plain[short] = tensor
-    towers = _openai_names(plain, "")
-    linear = weights["backbone.patch_embed.proj.weight"]
-    patch = round((linear.shape[1] / 3) ** 0.5)
+    towers = openai_names(plain, "")
+    patches = weights["backbone.patch_embed.proj.weight"]
+    patch = round((patches.shape[1] / 3) ** 0.5)
     positions = weights["backbone.pos_embed"].clone()
     positions[1:] += weights["backbone.patch_embed.proj.bias"]
     return {
         **towers,
-        "visual.conv1.weight": linear.reshape(-1, 3, patch, patch),
+        "visual.conv1.weight": patches.reshape(-1, 3, patch, patch),
         "visual.positional_embedding": positions,
     }
-
-
-def _openai_names(tower: Weights, prefix: str) -> dict[str, Tensor]:
-    """An image tower of the transformers library, without the usual prefixes -> OpenAI's names."""
-    long = {
-        "class_embedding": "vision_model.embeddings.class_embedding",
-        "patch_embedding.weight": "vision_model.embeddings.patch_embedding.weight",
-        "position_embedding.weight": "vision_model.embeddings.position_embedding.weight",
-        "positional_embedding": "visual.positional_embedding",
-    }
-    full = {}
-    for name, tensor in tower.items():
-        place = long.get(name, name)
-        if name.startswith("layers."):
-            place = f"vision_model.encoder.{name}"
-        elif name.startswith(("pre_layrnorm", "post_layernorm")):
-            place = f"vision_model.{name}"
-        full[prefix + place] = tensor
-    return from_huggingface(full)
-
-
-def _adapters(weights: Weights, first: str) -> tuple[list[tuple[int, str]], Options]:
-    """Where adapters are, as block and place, and the options that say so."""
-    pattern = rf"(?:.*\.)?transformer\.resblocks\.(\d+)\.adapter_pre_(attn|mlp)\.{first}\.weight"
-    found = [match for name in weights if (match := re.fullmatch(pattern, name))]
-    places = sorted({(int(match[1]), match[2]) for match in found})
-    kinds = {"attn": "attention", "mlp": "mlp"}
-    hidden = len(weights[found[0][0]])
-    blocks = len({block for block, _ in places})
-    return places, {"hidden": hidden, "blocks": blocks, "places": sorted({kinds[kind] for _, kind in places})}
-
-
-def _of_adapters(weights: Weights, places: list[tuple[int, str]], parts: Mapping[str, str]) -> dict[str, Tensor]:
-    first, found = min(block for block, _ in places), {}
-    for block, kind in places:
-        prefix = f"transformer.resblocks.{block}.adapter_pre_{kind}."
-        ours = f"image_tuning.0.{'attention' if kind == 'attn' else 'mlp'}.{block - first}."
-        for name, tensor in weights.items():
-            for old, new in parts.items():
-                if name.endswith(f"{prefix}{old}.weight") or name.endswith(f"{prefix}{old}.bias"):
-                    found[f"{ours}{new}.{name.rsplit('.', 1)[1]}"] = tensor
-    return found
 
 
 def _image_only(weights: Weights, found: dict[str, Tensor], tuning: Options, unused: str, full: bool = False) -> Tuned:
@@ -361,32 +327,6 @@ def _tuned(
         else:
             towers[match[1]] = tensor
     return Tuned(towers, found, image_tuning, text_tuning, left, **parts)
-
-
-def _translated(weights: Weights, renames: Renames, unused: str = "") -> dict[str, Tensor]:
-    pairs = ((_ours(name, renames), tensor) for name, tensor in weights.items() if not re.fullmatch(unused, name))
-    return {name: tensor for name, tensor in pairs if name is not None}
-
-
-def _ours(original: str, renames: Renames) -> str | None:
-    return next((re.sub(old, new, original) for old, new in renames if re.fullmatch(old, original)), None)
-
-
-def _attention(weights: Weights, prefix: str, ours: str) -> dict[str, Tensor]:
-    """Split projections -> torch's fused ones."""
-    found = {
-        f"{ours}in_proj_{kind}": torch.cat([weights[f"{prefix}{part}_proj.{kind}"] for part in "qkv"])
-        for kind in ("weight", "bias")
-    }
-    return {**found, **_linear(weights, f"{prefix}out_proj", f"{ours}out_proj")}
-
-
-def _linear(weights: Weights, prefix: str, ours: str) -> dict[str, Tensor]:
-    return {f"{ours}.{kind}": weights[f"{prefix}.{kind}"] for kind in ("weight", "bias")}
-
-
-def _count(weights: Weights, prefix: str) -> int:
-    return len({name.removeprefix(prefix).split(".")[0] for name in weights if name.startswith(prefix)})
 
 
 TUNED: dict[str, Callable[[Weights], Tuned]] = {
