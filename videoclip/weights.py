@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -15,6 +14,7 @@ from videoclip.model import VideoTextModel, build_model, load_model
 from videoclip.tuning import Tuning
 
 PRETRAINED = "pretrained"
+TUNINGS = ("image_tuning", "text_tuning")
 
 
 def merge(model: VideoTextModel, out: str | Path) -> VideoTextModel:
@@ -31,12 +31,55 @@ def merge(model: VideoTextModel, out: str | Path) -> VideoTextModel:
         ConfigError: a tuning cannot be folded in, such as one that lets frames communicate.
         BackboneError: the backbone cannot be written as a folder.
     """
-    tunings = [t for t in (*model.image_tuning, *model.text_tuning) if isinstance(t, Tuning)]
-    if fixed := [type(t).__name__ for t in tunings if not t.mergeable]:
+    if fixed := [type(t).__name__ for t in _tunings(model) if not t.mergeable]:
         raise ConfigError("merge", [f"{name} cannot be folded into a tower's own weights" for name in fixed])
-    for tuning in tunings:
+    for tuning in _tunings(model):
         tuning.merge()
-    folder = Path(out)
+    return _plain(model, Path(out))
+
+
+def blend(first: str | Path, second: str | Path, alpha: float, out: str | Path) -> VideoTextModel:
+    """Weights (1 - alpha) x first + alpha x second of two checkpoints, written as a third.
+
+    Between the pretrained model and a fine-tuned one it is WiSE-FT's ensemble (Wortsman et al., CVPR 2022,
+    arXiv:2109.01903; alpha 0.5) and FitCLIP's (arXiv:2203.13371; 0.4). Tunings that can be are folded into the towers
+    first, so that the line is one between models, and the result is written as ``merge`` does; adapters and prompts
+    are blended among themselves, which takes two runs of one config.
+
+    Args:
+        first: a run's folder or a checkpoint; ``pretrained`` takes the towers of ``second`` as they were loaded.
+        second: a run's folder or a checkpoint.
+        alpha: from 0, the first, to 1, the second.
+        out: folder of the new checkpoint.
+
+    Raises:
+        CheckpointError: the two differ in architecture or backbone; or ``second`` has trained parts that no pretrained
+            model has.
+    """
+    other = load_model(second)
+    start = build_model(other.config).eval() if first == PRETRAINED else load_model(first)
+    folds = all(tuning.mergeable for tuning in (*_tunings(start), *_tunings(other)))
+    _check_alike(start, other, str(first), str(second), folds)
+    if folds:
+        for tuning in (*_tunings(start), *_tunings(other)):
+            tuning.merge()
+    theirs = other.state_dict()
+    with torch.no_grad():
+        for name, tensor in start.state_dict().items():
+            if tensor.is_floating_point() and not (folds and name.startswith(TUNINGS)):
+                tensor.lerp_(theirs[name], alpha)
+    if folds:
+        return _plain(start, Path(out))
+    start.save(out)
+    return start
+
+
+def _tunings(model: VideoTextModel) -> list[Tuning]:
+    return [t for t in (*model.image_tuning, *model.text_tuning) if isinstance(t, Tuning)]
+
+
+def _plain(model: VideoTextModel, folder: Path) -> VideoTextModel:
+    """Write a model whose towers hold everything, and load it."""
     backbone = model.backbone
     assert isinstance(backbone, OpenClip)
     backbone.save(folder / "backbone")
@@ -44,49 +87,17 @@ def merge(model: VideoTextModel, out: str | Path) -> VideoTextModel:
     plain = {"backbone": BackboneConfig(name="backbone"), "image_tuning": none, "text_tuning": none}
     config = model.config.model_copy(update=plain)
     towers = create_backbone(str(folder / "backbone"))
-    merged = VideoTextModel(towers, model.temporal, model.similarity, config, model.logit_scale.item())
-    merged.save(folder)
-    return merged.eval()
+    written = VideoTextModel(towers, model.temporal, model.similarity, config, model.logit_scale.item())
+    written.save(folder)
+    return written.eval()
 
 
-def blend(first: str | Path, second: str | Path, alpha: float) -> VideoTextModel:
-    """Weights (1 - alpha) x first + alpha x second of two checkpoints of one architecture.
-
-    Between the pretrained model and a fine-tuned one it is WiSE-FT's ensemble (Wortsman et al., CVPR 2022,
-    arXiv:2109.01903; alpha 0.5) and FitCLIP's (arXiv:2203.13371; 0.4). Low-rank matrices are not blended one by one,
-    which would be no line between the models: ``merge`` them first.
-
-    Args:
-        first: a run's folder or a checkpoint; ``pretrained`` takes the towers of ``second`` as they were loaded.
-        second: a run's folder or a checkpoint.
-        alpha: from 0, the first, to 1, the second.
-
-    Raises:
-        CheckpointError: the two differ in architecture or backbone; or ``second`` has trained parts that no pretrained
-            model has.
-        ConfigError: a model has tunings whose parameters mean nothing when averaged apart from each other.
-    """
-    other = load_model(second)
-    start = build_model(other.config).eval() if first == PRETRAINED else load_model(first)
-    _check_alike(start, other, str(first), str(second))
-    theirs = other.trained()
-    with torch.no_grad():
-        for name, tensor in start.trained().items():
-            if tensor.is_floating_point():
-                tensor.lerp_(theirs[name].to(tensor.device), alpha)
-    return start
-
-
-def _check_alike(start: VideoTextModel, other: VideoTextModel, first: str, second: str) -> None:
-    parts = {"backbone", "image_tuning", "text_tuning", "temporal", "similarity"}
+def _check_alike(start: VideoTextModel, other: VideoTextModel, first: str, second: str, folds: bool) -> None:
+    parts = {"backbone", "temporal", "similarity", *(() if folds else TUNINGS)}
     mine, theirs = start.config.model_dump(include=parts), other.config.model_dump(include=parts)
     if different := [name for name in sorted(parts) if mine[name] != theirs[name]]:
         raise CheckpointError(f"{first} and {second} differ in {', '.join(different)}: they cannot be blended.")
-    tunings: Sequence[Component] = (*other.config.image_tuning, *other.config.text_tuning)
-    if lora := [tuning.name for tuning in tunings if tuning.name == "lora"]:
-        raise ConfigError(
-            second, [f"{lora[0]} is a product of matrices: merge both checkpoints first, then blend them"]
-        )
-    new = sorted(name for name in other.trained() if name not in other.pretrained and name != "logit_scale")
+    ignored = ("backbone.", "logit_scale", *(TUNINGS if folds else ()))
+    new = sorted(name for name in other.trained() if not name.startswith(ignored))
     if first == PRETRAINED and new:
         raise CheckpointError(f"{second} has trained parts that no pretrained model has, such as {new[0]}: blend runs.")

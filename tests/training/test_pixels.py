@@ -17,10 +17,10 @@ from tests.training.two import Gradients, check, gradients_of, in_two
 from videoclip.backbone.openclip import OpenClip
 from videoclip.config import AverageConfig, RunConfig, TrainConfig
 from videoclip.data.manifest import Clip, of_split, read_manifest
-from videoclip.errors import CheckpointError, ConfigError, DataError, StoreError
+from videoclip.errors import CheckpointError, DataError, StoreError
 from videoclip.features import VideoPixels
 from videoclip.loss import distillation
-from videoclip.model import create_model, load_model
+from videoclip.model import VideoTextModel, create_model, load_model
 from videoclip.store import FeatureStore
 from videoclip.store.dataset import Batch
 from videoclip.store.extract import Extras, cache_features
@@ -30,7 +30,7 @@ from videoclip.training.evaluate import evaluate, source_for
 from videoclip.training.loop import train
 from videoclip.training.task import ContrastiveTask
 from videoclip.video.clip import FrameChoice
-from videoclip.weights import blend
+from videoclip.weights import blend, merge
 
 TRAIN = Path(__file__).parents[2] / "tools" / "train.py"
 # One of each family, without anything random in training.
@@ -291,32 +291,47 @@ def test_averages_are_those_of_all_snapshots(name: str) -> None:
     assert torch.equal(module.weight, snapshots[-1])
 
 
+def towers_of(model: VideoTextModel) -> dict[str, torch.Tensor]:
+    return {n: t for n, t in model.state_dict().items() if n.startswith(("backbone.", "logit_scale"))}
+
+
 def test_blending_is_a_straight_line(tmp_path: Path) -> None:
-    """Its ends are the models; between them every weight is; towers alone can start from the pretrained model."""
-    for number, name in enumerate(("a", "b")):
+    """Its ends are the models, between them every weight of the towers is, whatever tuned them; the result is a CLIP."""
+    tunings = {
+        "a": ("partial", "full"),
+        "b": ("lora", "r_adapter"),
+        "c": ("st_adapter", "none"),
+        "d": ("st_adapter", "none"),
+    }
+    for number, (name, (image, text)) in enumerate(tunings.items()):
         torch.manual_seed(number)
-        model = create_model("tiny", image_tuning="partial", text_tuning="full", frames=3)
+        model = create_model("tiny", image_tuning=image, text_tuning=text, frames=3)
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.data += 0.01 * torch.randn(parameter.shape)
         model.save(tmp_path / name)
     create_model("tiny", temporal="lstm", frames=3).save(tmp_path / "lstm")
-    create_model("tiny", image_tuning="lora", frames=3).save(tmp_path / "lora")
-    a, b = (load_model(tmp_path / name).trained() for name in ("a", "b"))
-    for alpha in (0.0, 0.3, 1.0):
-        mixed = blend(tmp_path / "a", tmp_path / "b", alpha).trained()
-        for name, tensor in mixed.items():
-            torch.testing.assert_close(tensor, (1 - alpha) * a[name] + alpha * b[name])
-    start = create_model("tiny", image_tuning="partial", text_tuning="full", frames=3).trained()
-    half = blend("pretrained", tmp_path / "b", 0.5).trained()
-    for name, tensor in half.items():
-        torch.testing.assert_close(tensor, (start[name] + b[name]) / 2)
-    with pytest.raises(CheckpointError, match="differ in image_tuning, temporal, text_tuning"):
-        blend(tmp_path / "a", tmp_path / "lstm", 0.5)
+    start = towers_of(create_model("tiny"))
+    a, b = (towers_of(merge(load_model(tmp_path / name), tmp_path / f"merged {name}")) for name in ("a", "b"))
+    assert start.keys() == a.keys() == b.keys() and not torch.equal(a["logit_scale"], b["logit_scale"])
+    for first, theirs in (("pretrained", start), (tmp_path / "a", a)):
+        for alpha in (0.0, 0.3, 1.0):
+            mixed = blend(first, tmp_path / "b", alpha, tmp_path / f"{alpha}")
+            for name, tensor in towers_of(mixed).items():
+                torch.testing.assert_close(tensor, (1 - alpha) * theirs[name] + alpha * b[name], atol=1e-6, rtol=1e-5)
+            assert not mixed.config.live_images and load_model(tmp_path / f"{alpha}").backbone is not None
+    c, d = (load_model(tmp_path / name).trained() for name in ("c", "d"))
+    half = blend(tmp_path / "c", tmp_path / "d", 0.5, tmp_path / "half").trained()
+    assert half.keys() == c.keys() and all(torch.allclose(half[n], (c[n] + d[n]) / 2, atol=1e-6) for n in half)
+    with pytest.raises(CheckpointError, match="differ in temporal"):
+        blend(tmp_path / "a", tmp_path / "lstm", 0.5, tmp_path / "no")
+    with pytest.raises(CheckpointError, match="differ in image_tuning, text_tuning"):
+        blend(tmp_path / "a", tmp_path / "c", 0.5, tmp_path / "no")
     with pytest.raises(CheckpointError, match="trained parts that no pretrained model has, such as temporal"):
-        blend("pretrained", tmp_path / "lstm", 0.5)
-    with pytest.raises(ConfigError, match="merge both checkpoints first"):
-        blend(tmp_path / "lora", tmp_path / "lora", 0.5)
+        blend("pretrained", tmp_path / "lstm", 0.5, tmp_path / "no")
+    with pytest.raises(CheckpointError, match="trained parts that no pretrained model has, such as image_tuning"):
+        blend("pretrained", tmp_path / "c", 0.5, tmp_path / "no")
+    assert not (tmp_path / "no").exists()
 
 
 def test_mistakes_with_pixels_are_told(

@@ -97,7 +97,7 @@ def blend(args: argparse.Namespace) -> None:
     """Mix the weights of two checkpoints: (1 - alpha) x the first + alpha x the second."""
     from videoclip.weights import blend as run_blending
 
-    run_blending(args.first, args.second, args.alpha).save(args.out)
+    run_blending(args.first, args.second, args.alpha, args.out)
     print(f"{args.out}: {1 - args.alpha:g} x {args.first} + {args.alpha:g} x {args.second}")
 
 

@@ -12,9 +12,9 @@ from videoclip.tuning import Tuning
 class RAdapter(Tuning):
     """What attention and MLP give is multiplied by 1 + s M, M a full matrix; afterwards it folds into their last layer.
 
-    For each sample the change is dropped at random in training. The paper's tests take 0.5 M (classification) or 0.8 M
-    (retrieval) of the average of all M along the training: ``train.average: {name: ema}``, then ``videoclip blend``
-    with the pretrained model. The drop rate is known from a secondary source alone.
+    For each sample the change is dropped at random in training. The paper's tests take 0.5 (classification) or 0.8
+    (retrieval) of the change, by the average of M along the training: ``train.average=ema``, then
+    ``videoclip blend pretrained RUN --alpha 0.8``. The drop rate is known from a secondary source alone.
 
     Args:
         tower: either one.

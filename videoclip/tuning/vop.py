@@ -17,8 +17,8 @@ class Vop(Tuning):
     The basic form equals the authors' code. The others are known from the paper alone: half of a block's prompts are
     made for each frame, from its position (P) or from the class tokens of all frames, read by a recurrent network (C);
     and from some block on all frames are attended to together (F). Unknown there and chosen here: the recurrent network
-    has W channels each way, with which the paper's parameter counts come out; prompts of joint blocks are the shared
-    ones, once a clip; clips of other lengths than the tables' read them at evenly spaced rows.
+    has W channels each way, with which the paper's 14.3 M parameters of C come out; prompts of joint blocks are the
+    shared ones, once a clip; clips of other lengths than the tables' read them at evenly spaced rows.
 
     Args:
         tower: the image tower.
