@@ -161,7 +161,9 @@ def test_padding_and_neighbours_change_nothing(
         torch.testing.assert_close(back.frames, expected.frames[torch.tensor([4, 0])], atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("side", "name", "options"), [c for c in CASES if components("tuning")[c.values[1]].walks])
+@pytest.mark.parametrize(
+    ("side", "name", "options"), [c for c in CASES if components("tuning")[c.values[1]].walks or c.values[1] == "full"]
+)
 def test_running_blocks_again_gives_the_same_gradients(
     side: str, name: str, options: dict[str, Any], clips: list[Clip], pixels: VideoPixels
 ) -> None:
