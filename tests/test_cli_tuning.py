@@ -88,6 +88,14 @@ def test_a_checkpoint_of_the_authors_becomes_a_model(
     assert code == 1 and system in error and ("missing" in error or "has no" in error)
 
 
+def test_a_checkpoint_without_the_tuning_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors")
+    for system in ("st_adapter", "m2clip", "vop", "evl", "stan", "xclip_videox", "clip4clip_3d", "ts2net"):
+        code = main(["convert", str(tmp_path / "a.safetensors"), "--system", system, "--model", "tiny", "--out", str(tmp_path / "no")])  # fmt: skip
+        error = capsys.readouterr().err
+        assert code == 1 and f"The {system} checkpoint has no" in error, (system, error)
+
+
 def test_a_tuned_system_asks_for_its_clip(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors")
     code = main(["convert", str(tmp_path / "a.safetensors"), "--system", "aim", "--out", str(tmp_path / "no")])

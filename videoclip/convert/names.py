@@ -13,7 +13,7 @@ from videoclip.convert.systems import Renames, Weights
 from videoclip.convert.towers import from_huggingface
 
 
-def openai_names(tower: Weights, prefix: str) -> dict[str, Tensor]:
+def openai_names(tower: Weights) -> dict[str, Tensor]:
     """An image tower of the transformers library, without the usual prefixes -> OpenAI's names."""
     long = {
         "class_embedding": "vision_model.embeddings.class_embedding",
@@ -28,7 +28,7 @@ def openai_names(tower: Weights, prefix: str) -> dict[str, Tensor]:
             place = f"vision_model.encoder.{name}"
         elif name.startswith(("pre_layrnorm", "post_layernorm")):
             place = f"vision_model.{name}"
-        full[prefix + place] = tensor
+        full[place] = tensor
     return from_huggingface(full)
 
 
@@ -36,6 +36,8 @@ def adapters(weights: Weights, first: str) -> tuple[list[tuple[int, str]], dict[
     """Where adapters are, as block and place, and the options that say so."""
     pattern = rf"(?:.*\.)?transformer\.resblocks\.(\d+)\.adapter_pre_(attn|mlp)\.{first}\.weight"
     found = [match for name in weights if (match := re.fullmatch(pattern, name))]
+    if not found:
+        raise KeyError("adapters")
     places = sorted({(int(match[1]), match[2]) for match in found})
     kinds = {"attn": "attention", "mlp": "mlp"}
     hidden = len(weights[found[0][0]])

@@ -98,12 +98,12 @@ def vificlip(weights: Weights) -> Tuned:
 
 def stan(weights: Weights) -> Tuned:
     """The branch with attention over time, beside towers under the names of the transformers library."""
-    towers = openai_names({n: t for n, t in weights.items() if not n.startswith("STAN_")}, "")
+    towers = openai_names({n: t for n, t in weights.items() if not n.startswith("STAN_")})
     depth = count(weights, "STAN_S_layers.")
     found = {"image_tuning.1.positions.weight": weights["STAN_time_embed.weight"]}
     for layer in range(depth):
         space = {n.removeprefix("STAN_S_"): t for n, t in weights.items() if n.startswith(f"STAN_S_layers.{layer}.")}
-        for name, tensor in openai_names(space, "").items():
+        for name, tensor in openai_names(space).items():
             part = name.removeprefix(f"visual.transformer.resblocks.{layer}.")
             found[f"image_tuning.1.space.{layer}.{part}"] = tensor
         prefix, ours = f"STAN_T_layers.{layer}.", f"image_tuning.1.time.{layer}."
@@ -285,7 +285,7 @@ def _evl_tower(weights: Weights) -> dict[str, Tensor]:
         for old, new in changes.items():
             short = short.replace(old, new)
         plain[short] = tensor
-    towers = openai_names(plain, "")
+    towers = openai_names(plain)
     patches = weights["backbone.patch_embed.proj.weight"]
     patch = round((patches.shape[1] / 3) ** 0.5)
     positions = weights["backbone.pos_embed"].clone()
