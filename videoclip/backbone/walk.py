@@ -97,8 +97,10 @@ class Tower:
             token = getattr(module, "pool_type", "") == "tok" and not getattr(module, "final_ln_after_pool", True)
             if not (plain and token and module.attn_pool is None):
                 raise BackboneError(f"{self.name}: {who} needs a CLIP vision transformer that reads its class token.")
-        elif not (plain and getattr(module, "pool_type", "") == "argmax" and getattr(module, "cls_emb", None) is None):
-            raise BackboneError(f"{self.name}: {who} needs a CLIP text transformer that reads its end token.")
+            return
+        causal = getattr(module, "attn_mask", None) is not None and getattr(module, "cls_emb", None) is None
+        if not (plain and causal and getattr(module, "pool_type", "") == "argmax"):
+            raise BackboneError(f"{self.name}: {who} needs a causal CLIP text transformer that reads its end token.")
 
 
 class Steps(nn.Module):
