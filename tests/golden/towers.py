@@ -372,7 +372,7 @@ def clip4clip_linear3d(recording: Recording, folder: Path) -> None:
     model = load(recording, "clip4clip_3d", folder, recording.options["heads"])
     frames, seen = image_walk(model, clip_of(recording))
     mine = {"hidden": seen.last.flatten(0, 1), "frame_features": frames, "loss": frames.square().mean()}
-    mine |= gradients(model, mine["loss"], {"image_tuning.1.conv.weight": "conv2.weight"})
+    mine |= gradients(model, mine["loss"], {"image_tuning.1.weight": "conv2.weight"})
     recording.check(mine)
 
 

@@ -218,9 +218,7 @@ def evl(weights: Weights) -> Tuned:
 def clip4clip_3d(weights: Weights) -> Tuned:
     """The three-dimensional patch embedding beside an image tower, alone or below ``clip.visual.``."""
     visual = {n.removeprefix("clip.").removeprefix("visual."): t for n, t in weights.items()}
-    return _image_only(
-        visual, {"image_tuning.1.conv.weight": visual["conv2.weight"]}, {"name": "patch3d"}, "conv2.+", True
-    )
+    return _image_only(visual, {"image_tuning.1.weight": visual["conv2.weight"]}, {"name": "patch3d"}, "conv2.+", True)
 
 
 def ts2net(weights: Weights) -> Tuned:

@@ -1,6 +1,7 @@
 """CLIP4Clip's three-dimensional patch embedding (Luo et al., 2021, arXiv:2104.08860, "3D linear")."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from videoclip.backbone.walk import Tower
@@ -21,14 +22,19 @@ class Patch3d(Tuning):
     def __init__(self, tower: Tower) -> None:
         super().__init__(tower)
         plain = tower.module.conv1
-        self.conv = nn.Conv3d(
-            3, tower.width, (3, *plain.kernel_size), stride=(1, *plain.stride), padding=(1, 0, 0), bias=False
-        )
-        nn.init.zeros_(self.conv.weight)
+        self.stride = plain.stride
+        self.weight = nn.Parameter(torch.zeros(tower.width, 3, 3, *plain.kernel_size))  # to, channels, frames, ...
         with torch.no_grad():
-            self.conv.weight[:, :, 1] = plain.weight
+            self.weight[:, :, 1] = plain.weight
 
     def patches(self, pixels: Tensor) -> Tensor:
-        """(B, T, 3, S, S) -> (B, T, N - 1, W)."""
-        embedded: Tensor = self.conv(pixels.transpose(1, 2))
-        return embedded.permute(0, 2, 3, 4, 1).flatten(2, 3)
+        """(B, T, 3, S, S) -> (B, T, N - 1, W).
+
+        One convolution over pictures gives what each frame adds to the next, to itself and to the one before: torch's
+        own over volumes has gradients that are not numbers in bfloat16 on some processors.
+        """
+        slices = self.weight.permute(2, 0, 1, 3, 4).flatten(0, 1)
+        parts = F.conv2d(pixels.flatten(0, 1), slices, stride=self.stride).flatten(2).mT
+        to_next, own, to_last = parts.unflatten(0, pixels.shape[:2]).chunk(3, -1)
+        before = F.pad(to_next[:, :-1], (0, 0, 0, 0, 1, 0))
+        return own + before + F.pad(to_last[:, 1:], (0, 0, 0, 0, 0, 1))
