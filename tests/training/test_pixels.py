@@ -221,10 +221,9 @@ def test_torchrun_trains_each_family(shapes: Path, stores: dict[str, FeatureStor
         sys.executable,
         "-m",
         "torch.distributed.run",
+        "--standalone",
         "--nproc-per-node",
         "2",
-        "--master-port",
-        "29631",
         str(script),
     ]
     for command, folder in ((two, "two"), ([sys.executable, str(script)], "one")):
