@@ -69,6 +69,12 @@ class Tower:
         return int(rows), int(columns)
 
     @property
+    def patches(self) -> int:
+        """N - 1, how many patches a frame has."""
+        rows, columns = self.grid
+        return rows * columns
+
+    @property
     def context_length(self) -> int:
         """L, of which the tower has positions."""
         return len(self.module.positional_embedding)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from videoclip.convert.systems import Renames, Weights
+from videoclip.convert.systems import Renames, Weights, ours_of
 from videoclip.convert.towers import from_huggingface
 
 
@@ -58,15 +58,10 @@ def of_adapters(weights: Weights, places: list[tuple[int, str]], parts: Mapping[
     return found
 
 
-def translated(weights: Weights, renames: Renames, unused: str = "") -> dict[str, Tensor]:
-    """What has a place here, under our names; names that match ``unused`` are passed over."""
-    pairs = ((ours_of(name, renames), tensor) for name, tensor in weights.items() if not re.fullmatch(unused, name))
+def translated(weights: Weights, renames: Renames) -> dict[str, Tensor]:
+    """What has a place here, under our names."""
+    pairs = ((ours_of(name, renames), tensor) for name, tensor in weights.items())
     return {name: tensor for name, tensor in pairs if name is not None}
-
-
-def ours_of(original: str, renames: Renames) -> str | None:
-    """Our name of an original one; None where there is none."""
-    return next((re.sub(old, new, original) for old, new in renames if re.fullmatch(old, original)), None)
 
 
 def fused_attention(weights: Weights, prefix: str, ours: str) -> dict[str, Tensor]:

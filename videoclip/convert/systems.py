@@ -51,10 +51,7 @@ class Head:
 
     def ours(self, original: str) -> str | None:
         """Our name of an original parameter; None where there is none."""
-        for pattern, replacement in self.renames:
-            if re.fullmatch(pattern, original):
-                return re.sub(pattern, replacement, original)
-        return None
+        return ours_of(original, self.renames)
 
     def translate(self, state_dict: Weights) -> tuple[dict[str, Tensor], list[str]]:
         """Parameters under our names, in single precision, and the names for which there is no place."""
@@ -266,6 +263,11 @@ def _width_of_frames(weights: Weights) -> int:
         "text_weight_fc.0.weight",
     )
     return next((int(weights[name].shape[1]) for name in tellers if name in weights), 1)
+
+
+def ours_of(original: str, renames: Renames) -> str | None:
+    """Our name of an original one, by the first pattern that fits; None where there is none."""
+    return next((re.sub(old, new, original) for old, new in renames if re.fullmatch(old, original)), None)
 
 
 def count(weights: Weights, prefix: str) -> int:

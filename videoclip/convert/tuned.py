@@ -19,10 +19,9 @@ from videoclip.convert.names import (
     linear,
     of_adapters,
     openai_names,
-    ours_of,
     translated,
 )
-from videoclip.convert.systems import Renames, Weights, count
+from videoclip.convert.systems import Renames, Weights, count, ours_of
 from videoclip.convert.systems import ts2net as ts2net_head
 from videoclip.convert.systems import xclip_videox as xclip_videox_head
 
@@ -56,7 +55,7 @@ def vop(weights: Weights) -> Tuned:
         (r"visual_prompt_learner\.visual_prompts", "image_tuning.0.shared"),
         (r"text_prompt_learner\.text_prompts", "text_tuning.0.prompts"),
     )
-    found = translated(weights, renames, r"(?:image|text)_encoder\..+")
+    found = translated(weights, renames)
     found["image_tuning.0.shared"] = found["image_tuning.0.shared"][:, 0]
     prompts = found["text_tuning.0.prompts"].shape[1]
     half = prompts // 2
@@ -236,11 +235,10 @@ def ts2net(weights: Weights) -> Tuned:
     towers = {
         n.removeprefix("clip.").replace("attn.net.", "attn."): t for n, t in weights.items() if n.startswith("clip.")
     }
-    image = [{"name": "full"}, {"name": "token_shift"}, {"name": "token_selection"}]
     return Tuned(
         towers,
         found,
-        list(image),
+        [{"name": "full"}, {"name": "token_shift"}, {"name": "token_selection"}],
         [{"name": "full"}],
         [],
         {"name": head.temporal[0], **head.temporal[1]},
@@ -265,10 +263,11 @@ def clip_lora(weights: Weights) -> Tuned:
             towers[original] = tensor
     used = [parts[p] for p in parts if any(f".{p}.w_lora_A" in n for n in weights)]
     tuning = {"name": "lora", "rank": rank, "parts": used}
-    both = [
-        [tuning] if any(n.startswith(f"backbone.{s}") for n in found) else [{"name": "none"}] for s in sides.values()
-    ]
-    return Tuned(towers, found, list(both[0]), list(both[1]), [])
+    image, text = (
+        tuning if any(name.startswith(f"backbone.{side}") for name in found) else {"name": "none"}
+        for side in sides.values()
+    )
+    return Tuned(towers, found, [image], [text], [])
 
 
 def _evl_tower(weights: Weights) -> dict[str, Tensor]:

@@ -5,7 +5,6 @@ What is committed is never done again; what failed is listed with its reason and
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -24,7 +23,7 @@ from videoclip.errors import DataError
 from videoclip.features import VideoFeatures
 from videoclip.store import FeatureStore
 from videoclip.store.batches import Event, encode_batches
-from videoclip.store.launch import Launch, join_launch
+from videoclip.store.launch import Launch, join_launch, own_cores
 from videoclip.store.produce import ENCODE_FRAMES, STAGES, Producer
 from videoclip.store.recipe import DESCRIPTION, Recipe, create_description, read_description
 from videoclip.store.shards import ShardWriter, shard_files
@@ -135,7 +134,7 @@ def cache_features(
             producer = Producer(recipe, preprocess, backbone, broken)
             events = _produce(producer, wanted, launch, engine, workers, limits, batch, sink.spent)
             _show(sink.take(events), len(wanted), launch)
-    cores = 0 if engine == "ray" else max(1, _workers(workers, launch, len(clips)))
+    cores = 0 if engine == "ray" else max(1, _workers(workers, len(clips)))
     summary = _summary(launch, sink, plan, time.monotonic() - began, cores, backbone)
     if push_to and launch.rank == 0:  # now that all processes are done
         _push_rest(folder, push_to)
@@ -242,7 +241,7 @@ def _produce(
         from videoclip.store.ray_engine import produce_on_ray
 
         return produce_on_ray(producer, clips, limits, batch)
-    backbone, count, claimed = producer.backbone, _workers(workers, launch, len(clips)), launch.claim(clips)
+    backbone, count, claimed = producer.backbone, _workers(workers, len(clips)), launch.claim(clips)
     assert backbone is not None
     on_gpu = device_of(backbone).type != "cpu"
     job = replace(producer, backbone=None) if on_gpu else producer
@@ -289,13 +288,11 @@ def _summary(launch: Launch, sink: Sink, plan: bytes, seconds: float, cores: int
     return Summary(cached, plan.count(PRESENT), failed, plan.count(FAILED_BEFORE), spent, seconds, limit)
 
 
-def _workers(wanted: int | None, launch: Launch, clips: int) -> int:
+def _workers(wanted: int | None, clips: int) -> int:
     """Worker processes of this process: one a core, shared with the other processes of this machine."""
     if wanted is not None:
         return wanted
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if launch.size > 1 else 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores // here, clips))
+    return max(1, min(own_cores(), clips))
 
 
 def _push_rest(folder: Path, address: str) -> None:

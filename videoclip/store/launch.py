@@ -76,3 +76,9 @@ def join_launch() -> Launch:
     # A launcher keeps its key-value store when it starts its processes again, and a program may cache twice.
     run = f"videoclip-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}-{next(_runs)}"
     return Launch(state.process_index, state.num_processes, PrefixStore(run, server))
+
+
+def own_cores() -> int:
+    """This process's share of the machine's cores, at least one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

@@ -6,7 +6,6 @@ augmentation, which depends on the generator that is given for the clip.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from videoclip.data.manifest import Clip
 from videoclip.errors import DataError, DecodeError
 from videoclip.features import VideoPixels
 from videoclip.store import Failure, FeatureStore
+from videoclip.store.launch import own_cores
 from videoclip.video.clip import ClipPixels, FrameChoice, load_clip
 from videoclip.video.preprocess import Preprocess
 from videoclip.video.views import RandomCrop, augmented, random_crop
@@ -65,7 +65,7 @@ class PixelSource:
         """
         held = None if store is None else store.recipe.pixels
         if workers is None:
-            workers = 0 if held == "pixels" else _cores() - 1
+            workers = 0 if held == "pixels" else own_cores() - 1
         if store is not None and held:
             return cls(preprocess, store, None, augmentation, workers, store.failures)
         lost = [clip for clip in clips if not Path(clip.path).is_file()]
@@ -138,9 +138,3 @@ Source = FeatureStore | PixelSource
 def texts_of(source: Source) -> FeatureStore | None:
     """The store that has the texts of a source, if there is one."""
     return source if isinstance(source, FeatureStore) else source.store
-
-
-def _cores() -> int:
-    """This process's share of the machine's cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

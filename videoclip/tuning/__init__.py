@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 
 from videoclip.backbone.walk import Memory, Steps, Tower
@@ -103,6 +104,13 @@ def first_block(tower: Tower, last: int | None) -> int:
     if last is not None and not 0 <= last <= count:
         raise ConfigError(f"{tower.kind}_tuning", [f"{last} blocks were asked for, the tower has {count}"])
     return 0 if last is None else count - last
+
+
+def at_frames(table: nn.Module, x: Tensor) -> Tensor:
+    """Vectors of a ``Positions`` table for the frames of tokens x (B, T, N, W), all real: (B or 1, T, 1, W)."""
+    real = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+    found: Tensor = table(real)[:, :, None]
+    return found
 
 
 def empty_output(layer: nn.Linear | nn.Conv1d | nn.Conv3d) -> None:

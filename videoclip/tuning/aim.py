@@ -2,13 +2,12 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torchvision.ops import stochastic_depth
 
 from videoclip.backbone.walk import Memory, Tower, attend
 from videoclip.layers import Positions
-from videoclip.tuning import Tuning
+from videoclip.tuning import Tuning, at_frames
 from videoclip.tuning.bottleneck import narrow_network
 
 
@@ -51,8 +50,7 @@ class Aim(Tuning):
 
     def enter(self, x: Tensor, memory: Memory) -> Tensor:
         """Frame positions, for all tokens."""
-        real = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
-        return x + self.positions(real)[:, :, None].to(x.dtype)
+        return x + at_frames(self.positions, x).to(x.dtype)
 
     def before_attention(self, block: int, x: Tensor, memory: Memory) -> Tensor:
         """Attention over the frames, for each token place."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from videoclip.backbone.walk import Memory, Tower
 from videoclip.layers import Positions, QuickGELU
-from videoclip.tuning import Tuning, empty_output, first_block
+from videoclip.tuning import Tuning, at_frames, empty_output, first_block
 
 
 class Evl(Tuning):
@@ -73,9 +73,8 @@ class Evl(Tuning):
         layer = block - self.first
         if layer < 0:
             return x
-        real = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
         over_time = self.conv[layer](x.permute(0, 2, 3, 1).flatten(0, 1)).unflatten(0, (len(x), -1))
-        seen = x + over_time.permute(0, 3, 1, 2) + self.positions[layer](real)[:, :, None]
+        seen = x + over_time.permute(0, 3, 1, 2) + at_frames(self.positions[layer], x)
         seen = seen + F.pad(memory[self.motion], (0, 0, 1, x.shape[2] - 1 - memory[self.motion].shape[2]))
         token = memory[self] if layer else self.token.expand(len(x), 1, -1)
         memory[self] = self.layers[layer](token, seen.flatten(1, 2))

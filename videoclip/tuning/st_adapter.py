@@ -42,7 +42,7 @@ class STAdapter(ResidualAdapters):
 class _Adapter(nn.Module):
     def __init__(self, tower: Tower, width: int, kernel: tuple[int, int, int]) -> None:
         super().__init__()
-        self.grid = tower.grid
+        self.grid, self.end = tower.grid, 1 + tower.patches
         self.down = nn.Linear(tower.width, width)
         padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
         self.conv = nn.Conv3d(width, width, kernel, padding=padding, groups=width)
@@ -53,8 +53,7 @@ class _Adapter(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, N, W) -> (B, T, N, W)."""
-        end = 1 + self.grid[0] * self.grid[1]
-        patches = x[:, :, 1:end]
+        patches = x[:, :, 1 : self.end]
         volume = self.down(patches).unflatten(2, self.grid).permute(0, 4, 1, 2, 3)
         change = self.up(self.conv(volume).permute(0, 2, 3, 4, 1).flatten(2, 3))
-        return x + nn.functional.pad(change, (0, 0, 1, x.shape[2] - end))
+        return x + nn.functional.pad(change, (0, 0, 1, x.shape[2] - self.end))

@@ -10,7 +10,7 @@ from torchvision.ops import stochastic_depth
 from videoclip.backbone.walk import Memory, Tower, attend
 from videoclip.errors import ConfigError
 from videoclip.layers import Positions
-from videoclip.tuning import Tuning, empty_output
+from videoclip.tuning import Tuning, at_frames, empty_output
 
 
 class Stan(Tuning):
@@ -60,8 +60,7 @@ class Stan(Tuning):
         if layer == 0:
             visual = self.tower.module
             token = (token + visual.class_embedding + visual.positional_embedding[0]) / 2
-            real = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
-            patches = patches + visual.positional_embedding[1:] + self.positions(real)[:, :, None]
+            patches = patches + visual.positional_embedding[1:] + at_frames(self.positions, x)
         else:
             before = memory[self]
             token, patches = token + before[:, :1], patches + before[:, 1:].unflatten(1, patches.shape[1:3])

@@ -24,7 +24,7 @@ class TEDAdapter(ResidualAdapters):
 class _Adapter(nn.Module):
     def __init__(self, tower: Tower, width: int) -> None:
         super().__init__()
-        self.grid = tower.grid
+        self.grid, self.end = tower.grid, 1 + tower.patches
         self.down, self.up = nn.Linear(tower.width, width), nn.Linear(width, tower.width)
         self.conv = nn.Conv1d(width, width, 3, padding=1, groups=width)
         self.difference = _Difference(tower.width, width, tower.grid)
@@ -37,9 +37,8 @@ class _Adapter(nn.Module):
         batch, _, count, _ = x.shape
         over_time = self.down(x).permute(0, 2, 3, 1).flatten(0, 1)
         change = self.up(self.conv(over_time).unflatten(0, (batch, count)).permute(0, 3, 1, 2))
-        end = 1 + self.grid[0] * self.grid[1]
-        spatial = self.difference(x[:, :, 1:end])
-        return x + change + nn.functional.pad(spatial, (0, 0, 1, count - end))
+        spatial = self.difference(x[:, :, 1 : self.end])
+        return x + change + nn.functional.pad(spatial, (0, 0, 1, count - self.end))
 
 
 class _Difference(nn.Module):

@@ -38,9 +38,8 @@ class TokenSelection(Tuning):
         noise: Literal["training", "always"] = "training",
     ) -> None:
         super().__init__(tower)
-        rows, columns = tower.grid
-        if not 1 <= k <= rows * columns:
-            raise ConfigError("token_selection.k", [f"must lie in 1..{rows * columns}, the patches of a frame"])
+        if not 1 <= k <= tower.patches:
+            raise ConfigError("token_selection.k", [f"must lie in 1..{tower.patches}, the patches of a frame"])
         self.k, self.samples, self.sigma, self.noise = k, samples, sigma, noise
         width = tower.joint_width
         self.enter_norm = nn.LayerNorm(width)
@@ -50,8 +49,7 @@ class TokenSelection(Tuning):
 
     def finish(self, frames: Tensor, x: Tensor, memory: Memory) -> Tensor:
         """Leave the chosen patches in memory."""
-        rows, columns = self.tower.grid
-        tokens = self.tower.project(x[:, :, : 1 + rows * columns])
+        tokens = self.tower.project(x[:, :, : 1 + self.tower.patches])
         noise = None
         if self.training or self.noise == "always":
             noise = torch.randn(*tokens.shape[:2], self.samples, tokens.shape[2] - 1, device=x.device)

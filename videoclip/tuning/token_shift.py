@@ -25,10 +25,9 @@ class TokenShift(Tuning):
 
     def __init__(self, tower: Tower, blocks: int = 2, division: int = 7) -> None:
         super().__init__(tower)
-        rows, columns = tower.grid
         self.first, self.division = first_block(tower, blocks), division
-        if not 0 < division <= 1 + rows * columns:
-            raise ConfigError("token_shift.division", [f"must lie in 1..{1 + rows * columns}, the tokens of a frame"])
+        if not 0 < division <= 1 + tower.patches:
+            raise ConfigError("token_shift.division", [f"must lie in 1..{1 + tower.patches}, the tokens of a frame"])
 
     def attention_input(self, block: int, normed: Tensor, memory: Memory) -> Tensor:
         """Shift tokens (B, T, N, W)."""

@@ -36,8 +36,7 @@ class Vifi(Tuning):
         self.prompts = nn.Parameter(0.02 * torch.randn(depth, tokens, tower.width))
         if start is not None:
             self.prompts.data[0] = start
-        rows, columns = tower.grid if tower.kind == "image" else (0, 0)
-        self.place = 1 + rows * columns
+        self.place = 1 + (tower.patches if tower.kind == "image" else 0)
 
     def ids(self, tokens: Tensor) -> Tensor:
         """As many as leave room for the prompts."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from videoclip.backbone.walk import Memory, Tower
 from videoclip.errors import ConfigError
 from videoclip.layers import Positions
-from videoclip.tuning import Tuning
+from videoclip.tuning import Tuning, at_frames
 
 
 class Vop(Tuning):
@@ -68,8 +68,7 @@ class Vop(Tuning):
         x = self._plain(block - 1, x)
         if block == self.joint_from:
             memory[self] = torch.empty(x.shape[1], 0)
-            real = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
-            x = (x + self.positions(real)[:, :, None]).flatten(1, 2)[:, None]
+            x = (x + at_frames(self.positions, x)).flatten(1, 2)[:, None]
         return self._prompted(block, x)
 
     def leave(self, x: Tensor, memory: Memory) -> Tensor:
