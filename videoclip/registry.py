@@ -19,7 +19,7 @@ import pydantic
 
 from videoclip.errors import ConfigError
 
-Kind = Literal["temporal", "similarity", "tuning", "loss"]
+Kind = Literal["temporal", "similarity", "tuning", "loss", "classifier"]
 
 
 @cache
@@ -32,6 +32,8 @@ def components(kind: Kind) -> dict[str, type[Any]]:
     package = importlib.import_module(f"videoclip.{kind}")
     found = {}
     for file in pkgutil.iter_modules(package.__path__):
+        if file.ispkg:
+            continue  # what several components share
         module = importlib.import_module(f"{package.__name__}.{file.name}")
         found[file.name] = _defined_class(module, kind)
     for entry in entry_points(group=f"videoclip.{kind}"):

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tests.golden.classifiers import RUNNERS as CLASSIFIERS
 from tests.golden.recording import Recording, pairs_loss
 from tests.golden.scores import RUNNERS as SCORES
 from tests.golden.scores import check_metrics
@@ -302,6 +303,7 @@ RUNNERS = {
     "tem_adapter": tem_adapter,
     **SCORES,
     **TOWERS,
+    **CLASSIFIERS,
 }
 
 
