@@ -12,11 +12,18 @@ def manifest(args: argparse.Namespace) -> None:
     """Turn a data set's own annotation files into a manifest, checked against a protocol."""
     from videoclip.data.readers import make_manifest
 
-    made = make_manifest(args.dataset, args.annotations, args.videos, args.out, args.protocol, args.splits)
+    made = make_manifest(
+        args.dataset, args.annotations, args.videos, args.out, args.protocol, args.splits, args.classes, args.group
+    )
     for split, clips in made.clips.items():
         captions, missing = sum(len(clip.captions) for clip in clips), made.missing.get(split, [])
         checked = f", as protocol {made.protocol.name} has them" if made.protocol.name != "custom" else ""
-        print(f"{split or 'no split'}: {len(clips)} clips, {captions} captions{checked}")
+        labels = len({clip.label for clip in clips} - {None})
+        print(
+            f"{split or 'no split'}: {len(clips)} clips, {captions} captions"
+            + (f", {labels} classes" if labels else "")
+            + checked
+        )
         if missing:
             print(f"{split or 'no split'}: {len(missing)} of them have no video file, the first is {missing[0]!r}")
     for note in made.notes:
@@ -28,14 +35,16 @@ def manifest(args: argparse.Namespace) -> None:
 def _manifest_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "dataset",
-        help="msrvtt, msvd, didemo, activitynet, vatex, lsmdc, youcook2, charades, qvhighlights, ucf101 or hmdb51; or "
-        "what the annotations are: csv, jsonl, folder, clip_video_encode, labels",
+        help="msrvtt, msvd, didemo, activitynet, vatex, lsmdc, youcook2, charades, qvhighlights, ucf101, hmdb51, kinetics, "
+        "ssv2 or vificlip; or what the annotations are: csv, jsonl, folder, clip_video_encode, labels, class_folders",
     )
     sub.add_argument("--annotations", type=Path, required=True, help="folder of the official files, or one file")
     sub.add_argument("--videos", type=Path, required=True, help="folder of the video files, at any depth")
     sub.add_argument("--out", type=Path, required=True, help="the manifest (.jsonl)")
     sub.add_argument("--protocol", help="check against this card, not the usual one; custom: check nothing")
     sub.add_argument("--splits", nargs="+", metavar="SPLIT", help="only these")
+    sub.add_argument("--classes", help="class list for labels that are numbers: a shipped one (ucf101) or a file")
+    sub.add_argument("--group", metavar="REGEX", help="what it finds in an id is shared by clips of one group")
 
 
 COMMANDS: dict[Command, AddArguments] = {manifest: _manifest_arguments}

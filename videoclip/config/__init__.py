@@ -39,6 +39,7 @@ __all__ = [
     "TrainConfig",
     "dump",
     "find_config",
+    "find_text",
     "load_as",
     "load_config",
     "parse",
@@ -118,10 +119,16 @@ def dump(config: Strict) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
-def shipped(folder: str) -> list[str]:
-    """Names of the shipped configs of a folder, sorted."""
+def shipped(folder: str, suffix: str = ".yaml") -> list[str]:
+    """Names of the shipped files of a folder, sorted."""
     places = (place / folder for place in _shipped_folders())
-    return sorted({path.stem for place in places for path in place.glob("*.yaml")})
+    return sorted({path.stem for place in places for path in place.glob(f"*{suffix}")})
+
+
+def find_text(folder: str, name: str | Path) -> Path | None:
+    """A text file: ``name`` itself, or the shipped one of that name; None where there is neither."""
+    places = [Path(name), *(place / folder / f"{name}.txt" for place in _shipped_folders())]
+    return next((path for path in places if path.is_file()), None)
 
 
 def find_config(path: str | Path) -> Path:

@@ -2,7 +2,8 @@
 
 A line is ``{"id": "a", "path": "videos/a.mp4", "captions": ["..."], "split": "train", "start": 0, "end": 9.5}``.
 Only ``path`` is required: it is relative to the manifest's folder. ``id`` is the path when absent; ``start`` and
-``end``, in seconds, make a clip of a stretch of the file; ``label`` names a class. A path may also be an address that
+``end``, in seconds, make a clip of a stretch of the file; ``label`` names a class, ``group`` what
+clips share. A path may also be an address that
 fsspec can read, such as ``s3://bucket/a.mp4``.
 """
 
@@ -37,6 +38,8 @@ class Clip(BaseModel):
         split: which part of the data set it belongs to.
         start, end: the stretch in seconds, the whole file where None.
         label: its class, for recognition.
+        group: what it shares with other clips, such as a performer or the video it was cut from; clips of one group
+            stay on one side when some are held out.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -48,6 +51,7 @@ class Clip(BaseModel):
     start: Annotated[float, Field(ge=0)] | None = None
     end: Annotated[float, Field(gt=0)] | None = None
     label: str | None = None
+    group: str | None = None
 
     @field_validator("path", mode="before")
     @classmethod
@@ -105,6 +109,20 @@ def of_split(clips: Sequence[Clip], split: str, source: str | Path) -> list[Clip
     if not chosen:
         known = ", ".join(sorted({clip.split for clip in clips})) or "none"
         raise DataError(f"{source}: no clip with captions in split {split!r}; its splits: {known}.")
+    return chosen
+
+
+def labelled(clips: Sequence[Clip], split: str | None, source: str | Path) -> list[Clip]:
+    """The clips that have a label, of a split, or of all.
+
+    Raises:
+        DataError: there is none.
+    """
+    chosen = [clip for clip in clips if clip.label is not None and split in (None, clip.split)]
+    if not chosen:
+        known = ", ".join(sorted({clip.split for clip in clips if clip.label is not None})) or "none"
+        where = "" if split is None else f" in split {split!r}; splits with labels: {known}"
+        raise DataError(f"{source}: no clip with a label{where}.")
     return chosen
 
 

@@ -48,6 +48,7 @@ class Protocol(Strict):
         ties: ``mean`` of the places that tied items share; there is no other.
         usual: what a manifest of this data set is checked against when nothing else is said.
         captions: the official file of captions, where the lists have none.
+        classes: a shipped class list, or the official file of class names; lists that number classes are read by it.
         files: official file -> whom it comes from.
         about: what a reader of the card should know.
         splits: by name.
@@ -61,6 +62,7 @@ class Protocol(Strict):
     ties: Literal["mean"] = "mean"
     usual: bool = False
     captions: str = ""
+    classes: str = ""
     about: str = ""
     files: dict[str, str] = Field(default_factory=dict)
     splits: dict[str, SplitCard] = Field(default_factory=dict)

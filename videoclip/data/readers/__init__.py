@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from videoclip.config import shipped
 from videoclip.data.annotations import find, stem
+from videoclip.data.classes import ClassList, load_classes
 from videoclip.data.manifest import MEDIA_SUFFIXES, Clip, write_manifest
 from videoclip.data.protocol import CUSTOM, Protocol, SplitCard, load_protocol
 from videoclip.errors import DataError
@@ -56,6 +58,8 @@ def make_manifest(
     out: str | Path,
     protocol: str | None = None,
     splits: Sequence[str] | None = None,
+    classes: str | None = None,
+    group: str | None = None,
 ) -> Made:
     """Read a data set's annotation files, find its videos, check it, and write the manifest.
 
@@ -66,6 +70,9 @@ def make_manifest(
         out: the manifest.
         protocol: a card of that data set, its usual one when not given; ``custom`` checks nothing.
         splits: only these.
+        classes: a class list, see ``videoclip.data.classes``, for labels that are numbers; the protocol's when not
+            given.
+        group: a regular expression; what it finds in a clip's id, or its first bracket, is the clip's group.
 
     Raises:
         DataError: a file is missing or malformed, or a split is not what the protocol says.
@@ -82,6 +89,7 @@ def make_manifest(
         raise DataError(
             f"{annotations}: is not as {reader} has it, or is cut off ({error}); fetch it again."
         ) from error
+    clips = _grouped(_named(clips, _class_list(annotations, classes or card.classes)), group)
     for name in present:
         found = [clip for clip in clips if clip.split == name]
         captions = any(clip.captions for clip in found)
@@ -90,6 +98,40 @@ def make_manifest(
         if checked:
             card.check(name, found, annotations, captions)
     return _written(clips, folder, Path(out), card if checked else CUSTOM, notes)
+
+
+def _class_list(annotations: Path, source: str) -> ClassList | None:
+    """A class list by name, or an official file among the annotations; None where none is wanted."""
+    return load_classes(find(annotations, source) or source) if source else None
+
+
+def _named(clips: Sequence[Clip], classes: ClassList | None) -> list[Clip]:
+    """Clips with labels as the class list writes them, in place of numbers or other spellings."""
+    if classes is None:
+        return list(clips)
+    spelled = {label.casefold(): label for label in classes.labels}
+
+    def label_of(clip: Clip) -> str:
+        given = str(clip.label)
+        if given.isdigit() and int(given) < len(classes):
+            return classes.labels[int(given)]
+        return spelled.get(given.casefold()) or classes.labels[classes.number(given, f"clip {clip.id!r}")]
+
+    return [c if c.label is None else c.model_copy(update={"label": label_of(c)}) for c in clips]
+
+
+def _grouped(clips: Sequence[Clip], pattern: str | None) -> list[Clip]:
+    if pattern is None:
+        return list(clips)
+    found = [re.search(pattern, clip.id) for clip in clips]
+    lost = next((clip.id for clip, match in zip(clips, found, strict=True) if match is None), None)
+    if lost is not None:
+        raise DataError(f"--group {pattern!r} finds nothing in the id {lost!r}.")
+    return [
+        clip.model_copy(update={"group": match.group(1 if match.re.groups else 0)})
+        for clip, match in zip(clips, found, strict=True)
+        if match is not None
+    ]
 
 
 def _card(reader: str, protocol: str | None) -> Protocol:

@@ -16,5 +16,6 @@ def read(annotations: Path, splits: Mapping[str, SplitCard]) -> list[Clip]:
     for split, card in splits.items():
         for line in (line for file in card.files for line in read_lines(present(annotations, file))):
             path = line.split()[0]
-            clips.append(Clip(id=path, path=path, split=split, label=path.partition("/")[0]))
+            group = path.rpartition("_c")[0]  # clips that were cut from one video
+            clips.append(Clip(id=path, path=path, split=split, label=path.partition("/")[0], group=group))
     return clips
