@@ -14,7 +14,7 @@ PACKAGE = ROOT / "videoclip"
 FLOORS = {
     1: "errors features layers registry config loss metrics video data",
     2: "backbone temporal similarity",
-    3: "tuning store",
+    3: "tuning store classifier",
     4: "model convert",
     5: "training classify retrieval synthetic weights",
     6: "cli compare demo describe",
@@ -26,6 +26,7 @@ ONLY = {
     "av": {"video/probe.py", "video/decode.py", "video/encode.py"},
     "accelerate": {"training/", "store/launch.py"},
     "peft": {"tuning/lora.py"},
+    "sklearn": {"classifier/linear_probe.py"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -7,7 +7,6 @@ P sentences of a class, T frames, D joint width, C captions of a bank.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -224,11 +223,6 @@ def class_means(rows: Tensor, labels: Tensor, classes: int) -> Tensor:
     """Mean of rows (M, D) by label (M,): (K, D); zeros where a class has none."""
     shares = one_hot(labels, classes)
     return shares.T @ rows / shares.sum(0)[:, None].clamp(min=1)
-
-
-def stacked(parts: Sequence[Tensor]) -> Tensor:
-    """Passes (V, M, D) as rows (V M, D)."""
-    return torch.cat(list(parts))
 
 
 def _dtype(value: Tensor | float) -> torch.dtype:

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from videoclip.classifier import Classifier, ClassTexts, Clips, Lesson, class_means, stacked
+from videoclip.classifier import Classifier, ClassTexts, Clips, Lesson, class_means
 from videoclip.classifier.parts.search import Found, first_best, right_along
 from videoclip.errors import DataError
 from videoclip.layers import unit
@@ -36,7 +36,7 @@ class Gda(Classifier):
     def fit(self, lesson: Lesson) -> None:
         """Estimate means and covariance, then search alpha."""
         passes = lesson.shots.passes
-        rows, labels = unit(stacked(passes)), lesson.shots.known.repeat(len(passes))
+        rows, labels = unit(passes.flatten(0, 1)), lesson.shots.known.repeat(len(passes))
         means = class_means(rows, labels, len(lesson.texts))
         if self.covariance == "shrunken":
             precision = _shrunken_precision(rows - means[labels])

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from videoclip.classifier import Classifier, Clips, Lesson, right, stacked
+from videoclip.classifier import Classifier, Clips, Lesson, right
 from videoclip.classifier.parts.search import Found, first_best
 from videoclip.errors import VideoclipError
 from videoclip.layers import unit
 
-STRENGTHS = [10.0**power for power in range(-2, 5)]
+STRENGTHS = [10.0**power for power in range(-2, 7)]
 
 
 class LinearProbe(Classifier):
@@ -36,7 +36,7 @@ class LinearProbe(Classifier):
             VideoclipError: scikit-learn is not installed.
         """
         passes = lesson.shots.passes
-        rows, labels = unit(stacked(passes)).numpy(), lesson.shots.known.repeat(len(passes)).numpy()
+        rows, labels = unit(passes.flatten(0, 1)).numpy(), lesson.shots.known.repeat(len(passes)).numpy()
         found = Found(self.start)
         if lesson.validation is not None:
             counts = []

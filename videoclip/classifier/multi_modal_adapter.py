@@ -17,7 +17,7 @@ WIDTH, HEADS = 128, 4
 
 
 class MultiModalAdapter(Classifier):
-    """One attention block over the K class texts and the clip moves both; then cosines, of each clip with its own texts.
+    """Attention over the K class texts and the clip moves both; then cosines, of each clip with its own texts.
 
     Source: Seputis et al., 2024, arXiv:2408.12964, as in dqmis/clip-mma: the mask adds 1 to attention between text and
     clip and hides nothing. With ``blocked`` it is helen1126/Collation-of-clip-mma's: a text sees the clip alone, the

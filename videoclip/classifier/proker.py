@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from videoclip.classifier import Classifier, Clips, Lesson, one_hot, right, stacked
+from videoclip.classifier import Classifier, Clips, Lesson, one_hot, right
 from videoclip.classifier.parts.cache import affinity
 from videoclip.classifier.parts.search import Found, first_best, inclusive
 from videoclip.layers import unit
@@ -50,7 +50,7 @@ class Proker(Classifier):
         """Search beta and ridge, then solve for the coefficients."""
         shots, weights = lesson.shots, lesson.texts.weights
         every = self.passes == "all"
-        keys = unit(stacked(shots.passes)) if every else unit(unit(shots.passes).mean(0))
+        keys = unit(shots.passes.flatten(0, 1)) if every else unit(unit(shots.passes).mean(0))
         labels = shots.known.repeat(len(shots.passes) if every else 1)
         residual = one_hot(labels, len(weights)) - keys @ weights.T
         self.keep(weights=weights, keys=keys)

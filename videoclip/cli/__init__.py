@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from videoclip.cli import caching, comparing, data, ranking, training
+from videoclip.cli import caching, classifying, comparing, data, ranking, training
 from videoclip.cli.arguments import AddArguments, Command
 from videoclip.errors import VideoclipError
 
@@ -70,6 +70,7 @@ COMMANDS: dict[Command, AddArguments] = {
     **data.COMMANDS,
     **caching.COMMANDS,
     **training.COMMANDS,
+    **classifying.COMMANDS,
     **comparing.COMMANDS,
     **ranking.COMMANDS,
     info: _info_arguments,

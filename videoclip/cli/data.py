@@ -35,8 +35,9 @@ def manifest(args: argparse.Namespace) -> None:
 def _manifest_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "dataset",
-        help="msrvtt, msvd, didemo, activitynet, vatex, lsmdc, youcook2, charades, qvhighlights, ucf101, hmdb51, kinetics, "
-        "ssv2 or vificlip; or what the annotations are: csv, jsonl, folder, clip_video_encode, labels, class_folders",
+        help="msrvtt, msvd, didemo, activitynet, vatex, lsmdc, youcook2, charades, qvhighlights, ucf101, hmdb51, "
+        "kinetics, ssv2 or vificlip; or what the annotations are: csv, jsonl, folder, clip_video_encode, labels, "
+        "class_folders",
     )
     sub.add_argument("--annotations", type=Path, required=True, help="folder of the official files, or one file")
     sub.add_argument("--videos", type=Path, required=True, help="folder of the video files, at any depth")

@@ -150,11 +150,11 @@ def sentences_about(classes: ClassList, templates: str | Path = "video", descrip
     if descriptions is not None:
         name = f"{name} + {Path(descriptions).stem}"
         found = _descriptions(Path(descriptions))
-        for label, phrase, texts in zip(classes.labels, classes.phrases, said, strict=True):
+        for number, (label, phrase) in enumerate(zip(classes.labels, classes.phrases, strict=True)):
             own = found.get(_key(label)) or found.get(_key(phrase))
             if not own:
                 raise DataError(f"{descriptions}: describes no class {label!r}.")
-            texts += own
+            said[number] += own
     if not said or not all(said):
         raise DataError("templates none needs --descriptions: a class must have at least one sentence.")
     return Sentences(name, tuple(map(tuple, said)))

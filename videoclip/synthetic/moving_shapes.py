@@ -124,6 +124,9 @@ def render(scene: Scene, frames: int = FRAMES, side: int = SIDE) -> Array:
 def write_moving_shapes(folder: str | Path, seed: int = 0, counts: Counts | None = None) -> Path:
     """Write all videos and ``manifest.jsonl`` below ``folder``; what an interrupted run left is written anew.
 
+    Labels are the motions. ``objects.jsonl`` holds the same clips labelled by colour and shape, without those whose
+    colour changes.
+
     Returns:
         The manifest's path. A folder whose manifest is complete and of the same seed and counts is left alone.
     """
@@ -133,14 +136,18 @@ def write_moving_shapes(folder: str | Path, seed: int = 0, counts: Counts | None
     if manifest.exists() and made_of.exists() and made_of.read_text() == wanted:
         return manifest
     made_of.unlink(missing_ok=True)
-    clips = []
+    clips, objects = list[Clip](), list[Clip]()
     total = counts.train + 2 * (counts.val + counts.test + counts.novel)
     for split, name, scene, twin in track(_videos(seed, counts), "writing videos", total=total):
         path = folder / split / f"{name}.mp4"
         path.parent.mkdir(parents=True, exist_ok=True)
         pictures = render(scene.reversed())[::-1] if twin else render(scene)
         write_video(path, pictures, FPS, options={"crf": "18", "preset": "veryfast"})
-        clips.append(Clip(id=f"{split}/{name}", path=path, captions=_captions(scene, split, name, seed), split=split))
+        captions, label = _captions(scene, split, name, seed), scene.motion
+        clips.append(Clip(id=f"{split}/{name}", path=path, captions=captions, split=split, label=label))
+        if scene.colour == scene.after:
+            objects.append(clips[-1].model_copy(update={"label": f"{scene.colour} {scene.shape}"}))
+    write_manifest(objects, folder / "objects.jsonl")
     write_manifest(clips, manifest)
     made_of.write_text(wanted)  # last: it says that everything else is whole
     return manifest

@@ -42,7 +42,7 @@ def boards(probabilities: Tensor, count: int) -> tuple[Tensor, Tensor]:
     Returns:
         As ``most_confident``.
     """
-    wishes = probabilities.argsort(1, descending=True, stable=True).tolist()
+    wishes = probabilities.argsort(dim=1, descending=True, stable=True).tolist()
     held: list[list[tuple[float, int]]] = [[] for _ in range(probabilities.shape[1])]
     asking = [(number, 0) for number in range(len(wishes))]
     rows = probabilities.tolist()
@@ -100,7 +100,7 @@ def _edges(points: Tensor, neighbours: int) -> Tensor:
         values.append(best.values.flatten() / 2)
     place, value = torch.cat(places, 1), torch.cat(values)
     both = torch.cat([place, place.flip(0)], 1), torch.cat([value, value])
-    return torch.sparse_coo_tensor(*both, size=(len(points), len(points))).coalesce()
+    return torch.sparse_coo_tensor(*both, size=(len(points), len(points)), check_invariants=False).coalesce()
 
 
 def _conjugate_gradient(

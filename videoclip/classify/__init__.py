@@ -1,0 +1,1 @@
+"""Recognition with the classifiers of ``videoclip.classifier``: from stores and files to fitted heads and tables."""

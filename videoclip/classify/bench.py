@@ -1,0 +1,284 @@
+"""Many classifiers on equal terms: the same clips, shots and seeds, one table and one plot."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import time
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import track
+
+from videoclip import registry
+from videoclip.classifier import Classifier, ClassTexts, Clips, Need
+from videoclip.classify.fit import Read, Task, fit_classifier, lesson_for, needs_of, probabilities
+from videoclip.classify.reader import Reader
+from videoclip.classify.samples import Shots, draw, leave_group_out
+from videoclip.config import Component
+from videoclip.data.classes import ClassList
+from videoclip.data.manifest import Clip, labelled
+from videoclip.errors import DataError
+from videoclip.metrics import bootstrap_interval, verdict
+from videoclip.metrics.classes import harmonic_mean
+
+FITS = "fits.jsonl"
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Clips to learn from, to choose on where there is a split for it, and to test on."""
+
+    train: list[Clip]
+    validation: list[Clip]
+    test: list[Clip]
+
+
+@dataclass(frozen=True)
+class Novel:
+    """Classes that nobody learns, and their test clips."""
+
+    classes: ClassList
+    texts: ClassTexts
+    clips: list[Clip]
+
+
+@dataclass
+class Fit:
+    """One classifier, fitted once.
+
+    Attributes:
+        key: of method, shots, seed, fold and the whole task.
+        hits: test clip -> 100 or 0; ``novel_hits`` likewise of novel classes, None where the method knows none.
+        seconds: of fitting and predicting.
+        search: what was chosen.
+    """
+
+    key: str
+    method: str
+    shots: int
+    seed: int
+    hits: dict[str, float]
+    novel_hits: dict[str, float] | None
+    seconds: float
+    search: dict[str, Any] | None = field(default=None)
+
+
+def bench(
+    methods: Mapping[str, Component],
+    task: Task,
+    reader: Reader,
+    folds: Sequence[Fold],
+    shots: Sequence[int],
+    seeds: Sequence[int],
+    out: Path,
+    novel: Novel | None = None,
+) -> dict[str, Any]:
+    """Fit every method with every number of shots and every seed, on every fold; what is done already is not again.
+
+    Methods that read no labelled clip are fitted once a seed and fold, and count for every number of shots.
+
+    Args:
+        methods: by the name that the table shows.
+        task: classes and texts.
+        reader: of the store; every clip is read once.
+        folds: each with its own test clips, which classifiers get without labels.
+        out: gets ``fits.jsonl``, a line for each fit as it ends.
+        novel: also test these classes.
+
+    Returns:
+        Rows of method and shots, ready for ``bench.json``.
+    """
+    read = _reading(reader, task.classes, folds, novel, {need for m in methods.values() for need in needs_of(m)})
+    out.mkdir(parents=True, exist_ok=True)
+    done = {fit.key: fit for fit in _read_fits(out / FITS)}
+    fits = []
+    plan = list(_plan(methods, shots, seeds, folds))
+    for name, count, seed, fold in track(plan, "fitting", transient=True):
+        key = _key(methods[name], task, count, seed, fold, novel)
+        if key not in done:
+            made = _fit(methods[name], task, read, fold, count, seed, novel)
+            done[key] = Fit(key, name, count, seed, *made)
+            with (out / FITS).open("a") as file:
+                file.write(json.dumps(asdict(done[key])) + "\n")
+        fits.append(done[key])
+    return _results(list(methods), shots, seeds, fits)
+
+
+def _plan(
+    methods: Mapping[str, Component], shots: Sequence[int], seeds: Sequence[int], folds: Sequence[Fold]
+) -> Iterable[tuple[str, int, int, Fold]]:
+    for name, method in methods.items():
+        for count in shots if "support" in needs_of(method) else (0,):
+            yield from ((name, count, seed, fold) for seed in seeds for fold in folds)
+
+
+def _fit(
+    method: Component,
+    task: Task,
+    read: Read,
+    fold: Fold,
+    count: int,
+    seed: int,
+    novel: Novel | None,
+) -> tuple[dict[str, float], dict[str, float] | None, float, dict[str, Any] | None]:
+    began = time.perf_counter()
+    drawn = draw(fold.train, task.classes, count, seed, fold.validation) if count else Shots([], [], "none")
+    classifier = fit_classifier(method, lesson_for(method, task, read, drawn, fold.train, seed))
+    hits = _hits(classifier, read, fold.test, task.classes)
+    novel_hits = None
+    if novel is not None:
+        with contextlib.suppress(DataError):  # a method that knows only the classes it was fitted on
+            novel_hits = _hits(classifier.transferred(novel.texts), read, novel.clips, novel.classes)
+    search = None if classifier.found is None else classifier.found.summary()
+    return hits, novel_hits, round(time.perf_counter() - began, 3), search
+
+
+def _hits(classifier: Classifier, read: Read, clips: Sequence[Clip], classes: ClassList) -> dict[str, float]:
+    """Predict without labels; only then look which were right."""
+    predicted = probabilities(classifier, [read(clips, False)]).argmax(1).tolist()
+    pairs = zip(clips, predicted, strict=True)
+    return {clip.id: 100.0 * (classes.labels[number] == clip.label) for clip, number in pairs}
+
+
+def _reading(
+    reader: Reader, classes: ClassList, folds: Sequence[Fold], novel: Novel | None, needs: Collection[Need]
+) -> Read:
+    """All clips in memory, and how to pick some; labels of novel classes never come with them."""
+    known = {clip.id: clip for fold in folds for part in (fold.train, fold.validation, fold.test) for clip in part}
+    new = {} if novel is None else {clip.id: clip for clip in novel.clips if clip.id not in known}
+    every = reader.clips([*known.values(), *new.values()], None, needs)
+    unlabelled = -torch.ones(len(new), dtype=torch.long)
+    numbers = [classes.number(str(clip.label), f"clip {clip.id!r}") for clip in known.values()]
+    pool = replace(every, labels=torch.cat([torch.tensor(numbers, dtype=torch.long), unlabelled]))
+    places = {clip_id: place for place, clip_id in enumerate([*known, *new])}
+
+    def read(clips: Sequence[Clip], with_labels: bool) -> Clips:
+        found = pool[torch.tensor([places[clip.id] for clip in clips])]
+        return found if with_labels else found.without_labels()
+
+    return read
+
+
+def make_folds(
+    clips: Sequence[Clip], classes: ClassList, train: str, validation: str | None, test: str, by_group: bool
+) -> list[Fold]:
+    """One fold of three splits, or one for each group of clips that is left out.
+
+    Args:
+        clips: with labels; those of other classes than ``classes`` take no part.
+        by_group: leave each group out once; the splits' names count for nothing.
+
+    Raises:
+        DataError: a split has no such clip, or a clip no group.
+    """
+    own = [clip for clip in clips if clip.label in set(classes.labels)]
+    if by_group:
+        return [Fold(learned, [], tested) for learned, tested in leave_group_out(own)]
+    held = labelled(own, validation, "the clips") if validation else []
+    return [Fold(labelled(own, train, "the clips"), held, labelled(own, test, "the clips"))]
+
+
+def halves(classes: ClassList) -> tuple[ClassList, ClassList]:
+    """Base and novel classes: the first half of a list, the larger one, and the rest."""
+    middle = -(-len(classes) // 2)
+    return classes.part(classes.labels[:middle]), classes.part(classes.labels[middle:])
+
+
+def _results(names: Sequence[str], shots: Sequence[int], seeds: Sequence[int], fits: Sequence[Fit]) -> dict[str, Any]:
+    rows = []
+    by_name: dict[tuple[str, int], np.ndarray] = {}
+    for name in names:
+        for count in shots:
+            own = [fit for fit in fits if fit.method == name and fit.shots in (count, 0)]
+            each = np.array([_of_seed(own, seed, "hits") for seed in seeds])
+            by_name[name, count] = hits = each.mean(0)
+            row: dict[str, Any] = {
+                "method": name,
+                "shots": count,
+                "accuracy": float(hits.mean()),
+                "interval": list(bootstrap_interval(hits)),
+                "seeds": [float(one.mean()) for one in each],
+                "deviation": float(each.mean(1).std(ddof=1)) if len(seeds) > 1 else None,
+                "clips": len(hits),
+                "seconds": float(np.mean([fit.seconds for fit in own])),
+            }
+            rows.append(row | _novel_columns(own, seeds, row["accuracy"]))
+    return {
+        "shots": list(shots),
+        "seeds": list(seeds),
+        "rows": rows,
+        "differences": _differences(names, shots, by_name),
+    }
+
+
+def _novel_columns(fits: Sequence[Fit], seeds: Sequence[int], base: float) -> dict[str, Any]:
+    if any(fit.novel_hits is None for fit in fits):
+        return {}
+    novel = float(np.mean([_of_seed(fits, seed, "novel_hits") for seed in seeds]))
+    return {"novel": novel, "harmonic_mean": harmonic_mean(base, novel)}
+
+
+def _of_seed(fits: Sequence[Fit], seed: int, what: str) -> np.ndarray:
+    """Hits of all folds' test clips, in order of their ids."""
+    joined = {key: value for fit in fits if fit.seed == seed for key, value in getattr(fit, what).items()}
+    return np.array([joined[key] for key in sorted(joined)])
+
+
+def _differences(
+    names: Sequence[str], shots: Sequence[int], hits: Mapping[tuple[str, int], np.ndarray]
+) -> list[dict[str, Any]]:
+    """Of every method from the first one, paired over clips."""
+    found = []
+    for name in names[1:]:
+        for count in shots:
+            paired = hits[name, count] - hits[names[0], count]
+            interval = bootstrap_interval(paired)
+            values = {"difference": float(paired.mean()), "interval": list(interval), "verdict": verdict(interval)}
+            found.append({"method": name, "against": names[0], "shots": count, **values})
+    return found
+
+
+def _key(method: Component, task: Task, shots: int, seed: int, fold: Fold, novel: Novel | None) -> str:
+    content = [
+        method.model_dump(),
+        task.classes.fingerprint,
+        task.sentences.fingerprint,
+        shots,
+        seed,
+        [[clip.id, clip.label] for part in (fold.train, fold.validation, fold.test) for clip in part],
+        [clip.id for clip in novel.clips] if novel else None,
+        hashlib.sha256(task.texts.weights.numpy().tobytes()).hexdigest(),
+    ]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _read_fits(path: Path) -> list[Fit]:
+    """Whole lines only: a kill may have left part of the last one, which is cut off."""
+    if not path.exists():
+        return []
+    lines = path.read_text().splitlines(keepends=True)
+    if lines and not lines[-1].endswith("\n"):
+        path.write_text("".join(lines[:-1]))
+        lines.pop()
+    return [Fit(**json.loads(line)) for line in lines]
+
+
+def runnable(methods: Mapping[str, Component], bank: bool) -> tuple[dict[str, Component], dict[str, str]]:
+    """Methods that can run, and why others cannot."""
+    left_out = {}
+    for name, method in methods.items():
+        if "bank" in needs_of(method) and not bank:
+            left_out[name] = "needs a bank of captions (--bank)"
+    return {name: method for name, method in methods.items() if name not in left_out}, left_out
+
+
+def all_methods() -> list[str]:
+    """Every classifier by name, zero-shot first."""
+    names = list(registry.components("classifier"))
+    return sorted(names, key=lambda name: (name != "zero_shot", name))

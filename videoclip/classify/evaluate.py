@@ -1,0 +1,151 @@
+"""Scoring fitted classifiers: one alone, several together, on other classes, on a file."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from videoclip.classifier import Classifier, Clips
+from videoclip.classifier.parts.search import Found, first_best
+from videoclip.classify.fit import probabilities
+from videoclip.classify.head import Head
+from videoclip.classify.reader import Reader, View, class_texts, pooled_of, prompt_tower
+from videoclip.data.classes import ClassList, Sentences
+from videoclip.data.manifest import Clip
+from videoclip.errors import DataError
+from videoclip.features import VideoFeatures
+from videoclip.metrics.classes import Recognition
+from videoclip.video.clip import FrameChoice, load_clip
+from videoclip.video.views import CROPS
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A classifier's predictions for the clips of a split.
+
+    Attributes:
+        found: predictions with the true classes.
+        ids: of the clips.
+        classes: in the order of the predictions.
+        notes: what a reader of the numbers must know.
+    """
+
+    found: Recognition
+    ids: list[str]
+    classes: ClassList
+    notes: list[str]
+
+    def summary(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return {**self.found.summary(), "classes": len(self.classes), "notes": self.notes}
+
+
+def views_of(clips: int, crops: bool) -> list[View]:
+    """``clips`` choices of frames x the stored square crops, or the plain view alone."""
+    kinds: Sequence[str | None] = CROPS if crops else (None,)
+    return [View(number, clips, crop) for number, crop in itertools.product(range(clips), kinds)]
+
+
+def judge(
+    head: Head, reader: Reader, clips: Sequence[Clip], views: Sequence[View] = (View(),), other: Other | None = None
+) -> Judged:
+    """Predict first, then look at the labels.
+
+    Args:
+        head: fitted on features of the same backbone.
+        reader: of the store, with the head's model.
+        clips: with labels.
+        views: whose softmaxes are averaged.
+        other: other classes than the head was fitted on, told by texts alone.
+
+    Raises:
+        CheckpointError: the store's features are those of another backbone.
+        DataError: a clip's class is unknown, or the method cannot go on to other classes.
+    """
+    head.check_backbone(reader.store.recipe.backbone, str(reader.store.folder))
+    classes, classifier = head.classes, head.classifier
+    if "tower" in classifier.needs:
+        classifier.tower = prompt_tower(reader.model)
+    if other is not None:
+        classes = other.classes
+        classifier = transferred(classifier, reader, other)
+    predicted = probabilities(classifier, reader.views(clips, views, classifier.needs))
+    labels = torch.tensor([classes.number(str(clip.label), f"clip {clip.id!r}") for clip in clips])
+    return Judged(Recognition(predicted, labels), [clip.id for clip in clips], classes, _notes(head, clips))
+
+
+@dataclass(frozen=True)
+class Other:
+    """Classes that a classifier was not fitted on, and what is said about them."""
+
+    classes: ClassList
+    sentences: Sentences
+
+
+def transferred(classifier: Classifier, reader: Reader, other: Other) -> Classifier:
+    """A classifier of other classes."""
+    texts = class_texts(reader.model, other.classes, other.sentences, "tower" in classifier.needs)
+    return classifier.transferred(texts)
+
+
+def together(found: Sequence[Recognition], weights: Sequence[float] | None = None) -> Recognition:
+    """The (weighted) mean of several classifiers' probabilities for the same clips: of one backbone or of several."""
+    shares = torch.tensor(weights if weights is not None else [1.0] * len(found))
+    mixed = torch.einsum("e,enk->nk", shares / shares.sum(), torch.stack([one.probabilities for one in found]))
+    return Recognition(mixed, found[0].labels)
+
+
+def weigh(found: Sequence[Recognition], points: int = 11) -> Found:
+    """Weights of several classifiers, the first best on validation clips; each runs over 0 to 1 in so many points."""
+    grid = {f"weight {number}": [n / (points - 1) for n in range(points)] for number in range(len(found))}
+    counts = [
+        0 if not any(shares) else int((together(found, shares).probabilities.argmax(1) == found[0].labels).sum())
+        for shares in itertools.product(*grid.values())
+    ]
+    return first_best(grid, torch.tensor(counts), len(found[0].labels), dict.fromkeys(grid, 1.0))
+
+
+@torch.no_grad()
+def predict_files(head: Head, paths: Sequence[Path]) -> Tensor:
+    """Probabilities (N, K) for video files, decoded now.
+
+    Raises:
+        CheckpointError: the head's backbone or model is not here.
+        DecodeError: a file cannot be read.
+    """
+    model, needs = head.model(), head.classifier.needs
+    assert model.backbone is not None
+    if "tower" in needs:
+        head.classifier.tower = prompt_tower(model)
+    rows = []
+    for path in paths:
+        clip = load_clip(path, FrameChoice(frames=head.frames), model.backbone.preprocess)
+        frames = model.backbone.encode_image(clip.pixels)
+        video = VideoFeatures.pad([frames], [clip.seconds], head.frames)
+        pooled = pooled_of(model, model.encode_video(video))
+        rows.append(probabilities(head.classifier, [Clips(pooled, None, None, video.frames, video.mask)]))
+    return torch.cat(rows)
+
+
+def check_apart(head: Head, clips: Sequence[Clip]) -> list[Clip]:
+    """The clips that the head was not fitted or tuned on.
+
+    Raises:
+        DataError: there is none.
+    """
+    known = {*head.fitted_on["support"], *head.fitted_on["validation"]}
+    apart = [clip for clip in clips if clip.id not in known]
+    if not apart:
+        raise DataError("The classifier was fitted on every one of these clips; test it on others.")
+    return apart
+
+
+def _notes(head: Head, clips: Sequence[Clip]) -> list[str]:
+    seen = {*head.fitted_on.get("unlabelled", ())} & {clip.id for clip in clips}
+    return [f"transductive: {len(seen)} of these clips were looked at, without their labels"] if seen else []

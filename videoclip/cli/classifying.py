@@ -1,0 +1,289 @@
+"""``videoclip classify fit``, ``eval``, ``predict`` and ``bench``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from videoclip.cli.arguments import AddArguments, Command, count
+
+if TYPE_CHECKING:
+    from videoclip.classify.reader import Reader
+    from videoclip.data.classes import ClassList, Sentences
+    from videoclip.data.manifest import Clip
+    from videoclip.store import FeatureStore
+
+
+def classify(args: argparse.Namespace) -> None:
+    """Fit, test, apply and compare classifiers of clips on a store."""
+    args.action(args)
+
+
+def _fit(args: argparse.Namespace) -> None:
+    """Fit a classifier on labelled clips of a store and save it."""
+    from videoclip.classify.fit import Task, fit_head, needs_of, parse_method
+    from videoclip.classify.reader import bank_of
+    from videoclip.classify.samples import draw
+
+    method = parse_method(args.method)
+    reader = _reader(args)
+    everything = _labelled(args, reader.store)
+    train = _of_split(args, everything, args.split)
+    classes = _classes(args, train)
+    validation = _of_split(args, everything, args.validation) if args.validation else []
+    shots = draw(train, classes, args.shots, args.seed, validation)
+    pool = _of_split(args, everything, args.unlabelled) if args.unlabelled else train
+    bank = bank_of(args.bank) if args.bank else ()
+    task = Task.of(reader.model, classes, _sentences(args, classes), "tower" in needs_of(method), bank)
+    about = {"shots": args.shots, "manifest": str(args.manifest) if args.manifest else "folders of the store"}
+    head = fit_head(method, reader, task, shots, pool, args.seed, args.checkpoint, about)
+    head.save(args.out)
+    fitted = head.fitted_on
+    print(
+        f"{len(fitted['support'])} labelled clips, {len(fitted['unlabelled'])} without labels, {len(classes)} classes"
+    )
+    print(f"validation: {len(fitted['validation'])} clips, {fitted['validation_from']}")
+    if fitted["search"]:
+        print(f"chosen: {json.dumps(fitted['search'])}")
+    print(
+        f"{args.out}: {method.name}, {args.out.stat().st_size / 1024:.0f} KiB, backbone {head.backbone['fingerprint']}"
+    )
+
+
+def _eval(args: argparse.Namespace) -> None:
+    """Test fitted classifiers on a split; several together are an ensemble."""
+    from videoclip.classify.evaluate import Other, check_apart, judge, together, views_of, weigh
+    from videoclip.classify.head import load_head
+    from videoclip.classify.reader import Reader
+    from videoclip.classify.report import plot_confusion
+    from videoclip.errors import DataError
+    from videoclip.store import FeatureStore
+
+    heads = [load_head(path) for path in args.head]
+    stores = [FeatureStore(path) for path in args.store]
+    if len(stores) not in (1, len(heads)):
+        raise DataError(f"{len(heads)} classifiers need one store, or one each; {len(stores)} were given.")
+    stores = stores * len(heads) if len(stores) == 1 else stores
+    for head, store in zip(heads, stores, strict=True):
+        head.check_backbone(store.recipe.backbone, str(store.folder))
+        heads[0].classes.check(head.classes)
+        if args.classes and not args.transfer:
+            head.classes.check(_classes(args, []))
+    everything = _labelled(args, stores[0])
+    clips = _of_split(args, everything, args.split)
+    if not args.split:
+        clips = check_apart(heads[0], clips)
+    other = None
+    if args.transfer:
+        classes = _classes(args, clips)
+        other = Other(classes, _sentences(args, classes))
+    readers = [Reader(store, head.model()) for head, store in zip(heads, stores, strict=True)]
+    views = views_of(args.clips, args.crops)
+    judged = [judge(head, reader, clips, views, other) for head, reader in zip(heads, readers, strict=True)]
+    chosen = None
+    if len(heads) > 1 and args.weigh_on:
+        tuning = _of_split(args, everything, args.weigh_on)
+        each = [judge(h, r, tuning, views, other).found for h, r in zip(heads, readers, strict=True)]
+        chosen = weigh(each)
+    found = together([one.found for one in judged], list(chosen.values.values()) if chosen else None)
+    summary = {
+        **found.summary(),
+        "classes": len(judged[0].classes),
+        "class_list": judged[0].classes.fingerprint,
+        "sentences": heads[0].sentences
+        if other is None
+        else {"name": other.sentences.name, "fingerprint": other.sentences.fingerprint},
+        "split": args.split or "clips that no classifier was fitted on",
+        "views": len(views),
+        "notes": judged[0].notes,
+        "weights": chosen.summary() if chosen else None,
+        "classifiers": [str(path) for path in args.head],
+    }
+    print(json.dumps(summary, indent=2))
+    if args.out:
+        from videoclip.training.run import replace_text
+
+        args.out.mkdir(parents=True, exist_ok=True)
+        replace_text(args.out / "recognition.json", json.dumps(summary, indent=2) + "\n")
+        rows = zip(judged[0].ids, found.labels.tolist(), found.probabilities.argmax(1).tolist(), strict=True)
+        names = judged[0].classes.labels
+        lines = [json.dumps({"id": i, "label": names[a], "predicted": names[b]}) + "\n" for i, a, b in rows]
+        replace_text(args.out / "predictions.jsonl", "".join(lines))
+        plot_confusion(found.confusion, names, args.out / "confusion.png")
+
+
+def _predict(args: argparse.Namespace) -> None:
+    """Say what video files show: the most probable classes."""
+    from videoclip.classify.evaluate import predict_files
+    from videoclip.classify.head import load_head
+
+    head = load_head(args.head)
+    if args.classes:
+        head.classes.check(_classes(args, []))
+    found = predict_files(head, args.files)
+    for path, row in zip(args.files, found, strict=True):
+        values, numbers = row.topk(min(args.k, len(row)))
+        print(path)
+        for value, number in zip(values.tolist(), numbers.tolist(), strict=True):
+            print(f"  {value:6.3f}  {head.classes.labels[number]}")
+
+
+def _bench(args: argparse.Namespace) -> None:
+    """Compare methods over shots and seeds: table, plot, JSON."""
+    from videoclip.classify.bench import Novel, all_methods, bench, halves, make_folds, runnable
+    from videoclip.classify.fit import Task, needs_of, parse_method
+    from videoclip.classify.reader import bank_of, class_texts
+    from videoclip.classify.report import markdown, plot
+    from videoclip.training.run import replace_text
+
+    reader = _reader(args)
+    methods = {text: parse_method(text) for text in args.methods or all_methods()}
+    methods, left_out = runnable(methods, args.bank is not None)
+    for name, why in left_out.items():
+        print(f"left out: {name} {why}")
+    everything = _labelled(args, reader.store)
+    classes = _classes(args, everything)
+    classes, new = halves(classes) if args.novel == "half" else (classes, classes)
+    folds = make_folds(everything, classes, args.train, args.validation, args.test, args.leave_group_out)
+    prompts = any("tower" in needs_of(method) for method in methods.values())
+    bank = bank_of(args.bank) if args.bank else ()
+    task = Task.of(reader.model, classes, _sentences(args, classes), prompts, bank)
+    novel = None
+    if args.novel:
+        tested = _of_split(args, everything, args.test if args.novel == "half" else args.novel)
+        new = new if args.novel == "half" else new.part(str(clip.label) for clip in tested)
+        texts = class_texts(reader.model, new, _sentences(args, new), prompts)
+        novel = Novel(new, texts, [clip for clip in tested if clip.label in new.labels])
+    seeds = list(range(args.seed, args.seed + args.seeds))
+    results = bench(methods, task, reader, folds, args.shots, seeds, args.out, novel)
+    results |= {
+        "store": reader.store.fingerprint,
+        "class_list": classes.fingerprint,
+        "sentences": {"name": task.sentences.name, "fingerprint": task.sentences.fingerprint},
+        "folds": len(folds),
+        "left_out": left_out,
+    }
+    replace_text(args.out / "bench.json", json.dumps(results, indent=2) + "\n")
+    replace_text(args.out / "bench.md", markdown(results))
+    plot(results, args.out / "bench.png")
+    print(markdown(results))
+    print(f"{args.out}: bench.json, bench.md, bench.png")
+
+
+def _reader(args: argparse.Namespace) -> Reader:
+    from videoclip.classify.reader import Reader, plain_model
+    from videoclip.model import load_model
+    from videoclip.store import FeatureStore
+
+    store = FeatureStore(args.store)
+    return Reader(store, load_model(args.checkpoint) if args.checkpoint else plain_model(store, args.frames))
+
+
+def _labelled(args: argparse.Namespace, store: FeatureStore) -> list[Clip]:
+    """Clips with labels: of the manifest, else of the store by folder; those that the store lacks are counted."""
+    from videoclip.classify.samples import clips_by_folder
+    from videoclip.data.manifest import labelled, read_manifest
+
+    clips = labelled(read_manifest(args.manifest), None, args.manifest) if args.manifest else clips_by_folder(store)
+    there = [clip for clip in clips if clip.id in store]
+    if len(there) < len(clips):
+        print(f"{len(clips) - len(there)} of {len(clips)} labelled clips are not in the store and are left out")
+    return there
+
+
+def _of_split(args: argparse.Namespace, clips: list[Clip], split: str | None) -> list[Clip]:
+    from videoclip.data.manifest import labelled
+
+    return labelled(clips, split, args.manifest or args.store)
+
+
+def _classes(args: argparse.Namespace, clips: list[Clip]) -> ClassList:
+    from videoclip.data.classes import classes_of, load_classes
+
+    return load_classes(args.classes) if args.classes else classes_of(clips)
+
+
+def _sentences(args: argparse.Namespace, classes: ClassList) -> Sentences:
+    from videoclip.data.classes import sentences_about
+
+    return sentences_about(classes, args.templates, args.descriptions)
+
+
+def _store_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("store")
+    sub.add_argument("--frames", type=count, help="of a clip that are pooled (default: all that are stored)")
+    sub.add_argument("--checkpoint", type=Path, help="a trained model that pools them, in place of their mean")
+    _label_arguments(sub)
+    sub.add_argument("--bank", type=Path, help="captions for x_more, a line each")
+    sub.add_argument("--validation", metavar="SPLIT", help="to choose on (default: up to 4 training clips a class)")
+    sub.add_argument("--seed", type=int, default=0, help="of the shots and of the fitting")
+
+
+def _label_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--manifest", type=Path, help="with labels; without it a clip's folder is its class")
+    sub.add_argument("--classes", help="class list, a shipped one (ucf101) or a file; default: the labels, sorted")
+    sub.add_argument(
+        "--templates", default="video", help="a shipped set (clip_ucf101), a file, a text with {}, or none"
+    )
+    sub.add_argument("--descriptions", type=Path, help="JSON of class -> sentences, beside the templates")
+
+
+def _fit_arguments(sub: argparse.ArgumentParser) -> None:
+    _store_arguments(sub)
+    sub.add_argument("--method", default="gda", help="name, or name:option=value,option=value (a wrong name lists all)")
+    sub.add_argument("--shots", type=count, help="labelled clips of each class (default: all)")
+    sub.add_argument("--split", help="to learn from (default: all labelled clips)")
+    sub.add_argument("--unlabelled", metavar="SPLIT", help="for methods without labels (default: what is learned from)")
+    sub.add_argument("--out", type=Path, default=Path("classifier.safetensors"))
+
+
+def _eval_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("head", nargs="+", type=Path, help="one classifier, or several for an ensemble")
+    sub.add_argument("--store", nargs="+", required=True, help="one, or one for each classifier")
+    _label_arguments(sub)
+    sub.add_argument("--split", help="to test on (default: all labelled clips that it was not fitted on)")
+    sub.add_argument("--clips", type=count, default=1, help="choices of frames whose predictions are averaged")
+    sub.add_argument("--crops", action="store_true", help="also average over the three stored crops")
+    sub.add_argument("--weigh-on", metavar="SPLIT", help="choose the ensemble's weights there (default: equal)")
+    sub.add_argument("--transfer", action="store_true", help="test other classes than those it was fitted on")
+    sub.add_argument("--out", type=Path, help="folder for metrics, predictions and the picture of confusions")
+
+
+def _predict_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("files", nargs="+", type=Path, metavar="CLIP")
+    sub.add_argument("--head", type=Path, default=Path("classifier.safetensors"))
+    sub.add_argument("-k", type=count, default=5, help="how many classes (default 5)")
+    sub.add_argument("--classes", help="refuse a classifier of another class list")
+
+
+def _bench_arguments(sub: argparse.ArgumentParser) -> None:
+    _store_arguments(sub)
+    sub.add_argument(
+        "--methods", nargs="+", metavar="METHOD", help="as for fit; the first is compared with (default: all)"
+    )
+    sub.add_argument("--shots", type=count, nargs="+", default=[1, 2, 4, 8, 16])
+    sub.add_argument("--seeds", type=count, default=3, help="how many, from --seed on (default 3)")
+    sub.add_argument("--train", default="train", metavar="SPLIT")
+    sub.add_argument("--test", default="test", metavar="SPLIT")
+    sub.add_argument(
+        "--leave-group-out", action="store_true", help="test each group of clips once, in place of a split"
+    )
+    sub.add_argument(
+        "--novel", nargs="?", const="half", metavar="SPLIT", help="base to novel: a split, or half of the classes"
+    )
+    sub.add_argument("--out", type=Path, required=True, help="folder of table, plot, JSON; the same one goes on")
+
+
+def _arguments(sub: argparse.ArgumentParser) -> None:
+    actions = sub.add_subparsers(required=True, metavar="ACTION")
+    parts = {"fit": (_fit, _fit_arguments), "eval": (_eval, _eval_arguments)}
+    parts |= {"predict": (_predict, _predict_arguments), "bench": (_bench, _bench_arguments)}
+    for name, (run, add_arguments) in parts.items():
+        parser = actions.add_parser(name, help=run.__doc__, description=run.__doc__)
+        parser.set_defaults(action=run)
+        add_arguments(parser)
+
+
+COMMANDS: dict[Command, AddArguments] = {classify: _arguments}
