@@ -144,7 +144,7 @@ def _bench(args: argparse.Namespace) -> None:
     for name, why in left_out.items():
         print(f"left out: {name} {why}")
     everything = _labelled(args, reader.store)
-    classes = _classes(args, everything)
+    classes = _classes(args, everything if args.leave_group_out else _of_split(args, everything, args.train))
     classes, new = halves(classes) if args.novel == "half" else (classes, classes)
     folds = make_folds(everything, classes, args.train, args.validation, args.test, args.leave_group_out)
     prompts = any("tower" in needs_of(method) for method in methods.values())
@@ -153,7 +153,7 @@ def _bench(args: argparse.Namespace) -> None:
     novel = None
     if args.novel:
         tested = _of_split(args, everything, args.test if args.novel == "half" else args.novel)
-        new = new if args.novel == "half" else new.part(str(clip.label) for clip in tested)
+        new = new if args.novel == "half" else _classes(args, tested).part(str(clip.label) for clip in tested)
         texts = class_texts(reader.model, new, _sentences(args, new), prompts)
         novel = Novel(new, texts, [clip for clip in tested if clip.label in new.labels])
     seeds = list(range(args.seed, args.seed + args.seeds))
