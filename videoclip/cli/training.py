@@ -50,7 +50,6 @@ def evaluate(args: argparse.Namespace) -> None:
     from videoclip.training.evaluate import evaluate as run_evaluation
     from videoclip.training.evaluate import source_for
     from videoclip.training.processes import join_launch, leave_launch
-    from videoclip.training.run import write_ranks
 
     manifest, protocol = read_manifest(args.manifest), load_protocol(args.protocol)
     protocol.check(args.split, [clip for clip in manifest if clip.split == args.split], args.manifest)
@@ -77,7 +76,7 @@ def evaluate(args: argparse.Namespace) -> None:
         write_evaluation(found, args.out, args.split, write=main)
         if main:
             (args.out / f"{args.split}.json").write_text(text + "\n")
-            write_ranks(found, args.out, args.split)
+            found.write_ranks(args.out, args.split)
     leave_launch()
 
 

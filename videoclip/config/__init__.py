@@ -17,6 +17,7 @@ from videoclip import registry
 from videoclip.config.schema import (
     AverageConfig,
     BackboneConfig,
+    ClassesConfig,
     Component,
     DataConfig,
     ModelConfig,
@@ -30,6 +31,7 @@ from videoclip.errors import ConfigError
 __all__ = [
     "AverageConfig",
     "BackboneConfig",
+    "ClassesConfig",
     "Component",
     "DataConfig",
     "ModelConfig",

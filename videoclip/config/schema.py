@@ -25,6 +25,9 @@ Metric = Literal[
     "video_to_text/R@10",
     "video_to_text/median_rank",
     "video_to_text/mean_rank",
+    "top-1",
+    "top-5",
+    "mean_class",
 ]
 
 
@@ -98,6 +101,20 @@ class ModelConfig(Strict):
         return any(tuning.name != "none" for tuning in self.text_tuning)
 
 
+class ClassesConfig(Strict):
+    """The classes of a recognition task.
+
+    Attributes:
+        list: a shipped class list (``ucf101``) or a file; the labels of the training clips, sorted, when not given.
+        templates: a shipped set of prompt templates (``vificlip``), a file, a text with ``{}``, or ``none``.
+        descriptions: JSON of class -> sentences.
+    """
+
+    list: str | None = None
+    templates: str = "video"
+    descriptions: Path | None = None
+
+
 class DataConfig(Strict):
     """Where clips, captions and features are, and which splits are used for what.
 
@@ -115,6 +132,7 @@ class DataConfig(Strict):
             When not given: ``val``, or ``held_out`` where the manifest has no such split.
         held_out: how many clips that are, at most a tenth of the training split.
         protocol: card that the splits are checked against, see ``videoclip.data.protocol``.
+        classes: train recognition: a clip's label in place of its captions.
         synthetic: make manifest and store on first use: ``moving_shapes``.
     """
 
@@ -129,6 +147,7 @@ class DataConfig(Strict):
     augmentation: Literal["none", "crop", "crop_flip"] = "none"
     allow_missing: bool = False
     protocol: str = "custom"
+    classes: ClassesConfig | None = None
     synthetic: Literal["moving_shapes"] | None = None
 
     @model_validator(mode="after")
@@ -169,6 +188,31 @@ class AverageConfig(Strict):
         return {"name": value} if isinstance(value, str) else value
 
 
+class ObjectiveConfig(Strict):
+    """Weights of the losses; in YAML one of them by name, or ``{pairs: 0.5, classes: 0.5, visual: 1}``.
+
+    Attributes:
+        pairs: the contrastive loss of clips with their captions, or with sentences about their class.
+        classes: cross-entropy over the texts of all classes.
+        visual: cross-entropy of a linear layer on the pooled frames, which the model does not keep.
+    """
+
+    pairs: Annotated[float, Field(ge=0)] = 0.0
+    classes: Annotated[float, Field(ge=0)] = 0.0
+    visual: Annotated[float, Field(ge=0)] = 0.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_short_form(cls, value: Any) -> Any:
+        return {value: 1.0} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _is_something(self) -> ObjectiveConfig:
+        if not (self.pairs or self.classes or self.visual):
+            raise ValueError("at least one weight must be above 0")
+        return self
+
+
 class TrainConfig(Strict):
     """How to train.
 
@@ -178,6 +222,10 @@ class TrainConfig(Strict):
         tower_lr: peak learning rate of the towers' own weights; what tunings bring along learns at ``lr``.
         warmup: share of all steps in which the learning rates rise from zero; then they fall as a cosine to zero.
         accumulation: batches per optimiser step; each batch contrasts only its own pairs.
+        objective: what is minimised; all but ``pairs`` need ``data.classes``.
+        label_smoothing: share of each class target that all classes divide.
+        pixel_mixup, pixel_cutmix: alpha of the Beta distribution that says how much of another clip is blended into
+            each, or pasted over it, 0 for never; with both, one of them at random. Pixels and classes alone.
         loss: contrastive loss, a component of ``videoclip.loss``.
         same_pairs: what becomes of a text and a video of a batch that belong together without being a pair, because
             they share video or caption: left out (``mask``), or one more right answer (``positive``).
@@ -207,6 +255,10 @@ class TrainConfig(Strict):
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
     clip_gradient: Annotated[float, Field(gt=0)] = 1.0
     accumulation: Positive = 1
+    objective: ObjectiveConfig = ObjectiveConfig(pairs=1.0)
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    pixel_mixup: Annotated[float, Field(ge=0)] = 0.0
+    pixel_cutmix: Annotated[float, Field(ge=0)] = 0.0
     loss: Component = Component(name="cross_entropy")
     same_pairs: Literal["mask", "positive"] = "mask"
     mixup: Annotated[float, Field(ge=0)] = 0.0
@@ -227,12 +279,13 @@ class SelectConfig(Strict):
     """Which epoch is the result.
 
     Attributes:
-        metric: the best epoch's is highest, or lowest for ranks.
+        metric: the best epoch's is highest, or lowest for ranks; ``text_to_video/R@1``, or ``top-1`` with
+            ``data.classes``, when not given.
         split: ``validation``; ``test_as_published`` chooses on the first test split, as many papers did, to reproduce
             them, and labels the result so.
     """
 
-    metric: Metric = "text_to_video/R@1"
+    metric: Metric | None = None
     split: Literal["validation", "test_as_published"] = "validation"
 
 
@@ -243,6 +296,26 @@ class RunConfig(Strict):
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     select: SelectConfig = SelectConfig()
+
+    @property
+    def metric(self) -> str:
+        """What the best epoch is chosen by."""
+        return self.select.metric or ("text_to_video/R@1" if self.data.classes is None else "top-1")
+
+    @model_validator(mode="after")
+    def _has_classes(self) -> RunConfig:
+        train, recognition = self.train, self.data.classes is not None
+        wanted = [name for name in ("classes", "visual") if getattr(train.objective, name)]
+        if wanted and not recognition:
+            raise ValueError(f"train.objective ({', '.join(wanted)}) needs classes: set data.classes")
+        if ("/" in self.metric) == recognition:
+            raise ValueError(f"select.metric {self.metric} is not one of this task: with data.classes take top-1")
+        if train.distillation and not train.objective.pairs:
+            raise ValueError("train.distillation teaches scores of pairs: give train.objective.pairs a weight")
+        mixed = bool(train.pixel_mixup or train.pixel_cutmix)
+        if mixed and (self.data.source == "store" or train.objective.pairs or not wanted):
+            raise ValueError("pixel_mixup and pixel_cutmix need data.source: videos and train.objective: classes")
+        return self
 
     @model_validator(mode="after")
     def _has_pixels(self) -> RunConfig:

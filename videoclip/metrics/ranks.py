@@ -142,7 +142,7 @@ def rank(scores: Scores, video_to_text: VideoToText | None = "best_caption") -> 
         higher[index] = (rows > own).sum(1)
         equal[index] = (rows == own).sum(1) - 1
         best.scatter_reduce_(0, owner[index], own[:, 0], "amax")
-    text = _mean_places(scores.join(higher, "sum"), scores.join(equal, "sum"))
+    text = mean_places(scores.join(higher, "sum"), scores.join(equal, "sum"))
     if video_to_text is None:
         return Ranks(*text)
     best = scores.join(best, "max")
@@ -153,7 +153,7 @@ def rank(scores: Scores, video_to_text: VideoToText | None = "best_caption") -> 
         others = whose[:, None] != columns
         higher += ((rivals > best) & others).sum(0)
         equal += ((rivals == best) & others).sum(0)
-    return Ranks(*text, *_mean_places(scores.join(higher, "sum"), scores.join(equal, "sum")))
+    return Ranks(*text, *mean_places(scores.join(higher, "sum"), scores.join(equal, "sum")))
 
 
 def best_captions(rows: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
@@ -163,7 +163,8 @@ def best_captions(rows: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
     return videos, best.scatter_reduce(0, place[:, None].expand_as(rows), rows, "amax")
 
 
-def _mean_places(higher: Tensor, equal: Tensor) -> tuple[Tensor, Tensor]:
+def mean_places(higher: Tensor, equal: Tensor) -> tuple[Tensor, Tensor]:
+    """Ranks and whether they are shared, of how many are higher and how many others are equal."""
     return 1 + higher.double() + equal.double() / 2, equal > 0
 
 

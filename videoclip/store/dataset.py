@@ -35,20 +35,23 @@ class Batch:
         video: cached frames, or pixels where the image tower runs live.
         text: cached features of the captions, or their tokens (B, L) where the text tower runs live.
         video_ids: (B,) equal for pairs of one video.
-        text_ids: (B,) equal for pairs of one sentence, whichever its video.
+        text_ids: (B,) equal for pairs of one sentence, whichever its video; in recognition the number of the class.
+        targets: (B, K) shares of the classes, where clips were mixed.
     """
 
     video: VideoFeatures | VideoPixels
     text: TextFeatures | Tensor
     video_ids: Tensor
     text_ids: Tensor
+    targets: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.video_ids)
 
     def __getitem__(self, index: slice | Tensor) -> Batch:
         """The pairs that ``index`` names."""
-        return Batch(self.video[index], self.text[index], self.video_ids[index], self.text_ids[index])
+        targets = None if self.targets is None else self.targets[index]
+        return Batch(self.video[index], self.text[index], self.video_ids[index], self.text_ids[index], targets)
 
     def to(self, device: torch.device) -> Batch:
         """Move to a device."""
@@ -163,6 +166,7 @@ class TrainingPairs:
         context: see ``ModelConfig.context``.
         random_frames: a training step sees random frames of equal segments rather than their middles.
         seed: of the order and of the frames.
+        classes: number of each clip's class, which then stands in ``Batch.text_ids``.
     """
 
     def __init__(
@@ -175,6 +179,7 @@ class TrainingPairs:
         context: int = 0,
         random_frames: bool = False,
         seed: int = 0,
+        classes: Sequence[int] | None = None,
     ) -> None:
         self._source, self._frames = source, frames
         self._random, self._seed = random_frames, seed
@@ -186,6 +191,8 @@ class TrainingPairs:
             self._context = ClipsInContext(source, clips, context, frames)
         self._captions = captions(clips)
         self._sentence = np.unique(self._captions, return_inverse=True)[1]
+        if classes is not None:
+            self._sentence = np.array(classes)[self._owner]
         self._texts = texts.text(self._captions) if isinstance(texts, FeatureStore) and not words else texts
 
     def __len__(self) -> int:

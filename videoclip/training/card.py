@@ -32,6 +32,25 @@ def model_card(config: RunConfig, report: Mapping[str, Any]) -> str:
         f"Epoch {report['best_epoch'] + 1} of {config.train.epochs}, chosen by {report['selected_by']}; seed "
         f"{report['seed']}, {report['processes']} process(es).",
         "",
+    ]
+    lines += _recognition(report) if config.data.classes is not None else _retrieval(report)
+    lines += _couples(config, report) if config.train.objective.pairs else []
+    lines += ["## Config", "", "```yaml", dump(config).rstrip(), "```"]
+    return "\n".join(lines) + "\n"
+
+
+def _couples(config: RunConfig, report: Mapping[str, Any]) -> list[str]:
+    left_out = "counted as right answers" if config.train.same_pairs == "positive" else "left out of the loss"
+    repeats, what = report["repeats"], "caption" if config.data.classes is None else "class"
+    return [
+        f"Couples of a training batch that belong together without being a pair were {left_out}: "
+        f"{repeats['same_video']} of one video, {repeats['same_caption']} of one {what}.",
+        "",
+    ]
+
+
+def _retrieval(report: Mapping[str, Any]) -> list[str]:
+    lines = [
         "| split, direction | " + " | ".join(COLUMNS) + " | texts | videos | missing | protocol |",
         "| --- |" + " --: |" * (len(COLUMNS) + 3) + " --- |",
     ]
@@ -44,20 +63,24 @@ def model_card(config: RunConfig, report: Mapping[str, Any]) -> str:
                 cells[0] = with_interval(found["text_to_video/R@1"], found["interval"])
             counts = [str(found[name]) for name in ("texts", "videos", "missing")]
             lines.append(f"| {split}, {direction} | " + " | ".join(cells + counts + [found["protocol"]["name"]]) + " |")
-    lines += ["", "In brackets: 95 % bootstrap interval over queries. Tied items share the mean of their places.", ""]
-    left_out = "counted as right answers" if config.train.same_pairs == "positive" else "left out of the loss"
-    repeats = report["repeats"]
-    lines += [
-        f"Couples of a training batch that belong together without being a pair were {left_out}: "
-        f"{repeats['same_video']} of one video, {repeats['same_caption']} of one caption.",
+    return [
+        *lines,
         "",
-        "## Config",
+        "In brackets: 95 % bootstrap interval over queries. Tied items share the mean of their places.",
         "",
-        "```yaml",
-        dump(config).rstrip(),
-        "```",
     ]
-    return "\n".join(lines) + "\n"
+
+
+def _recognition(report: Mapping[str, Any]) -> list[str]:
+    columns = ("top-1", "top-5", "mean_class", "calibration_error")
+    lines = ["| split | " + " | ".join(columns) + " | classes | clips | missing | protocol |"]
+    lines.append("| --- |" + " --: |" * (len(columns) + 3) + " --- |")
+    for split, found in report["test"].items():
+        cells = [f"{found[column]:.1f}" for column in columns]
+        cells[0] = with_interval(found["top-1"], found["interval"])
+        counts = [str(found[name]) for name in ("classes", "clips", "missing")]
+        lines.append(f"| {split} | " + " | ".join(cells + counts + [found["protocol"]["name"]]) + " |")
+    return [*lines, "", "In per cent; in brackets the 95 % bootstrap interval over clips.", ""]
 
 
 def _frames(config: RunConfig, report: Mapping[str, Any]) -> str:

@@ -5,9 +5,11 @@ In a launch of several processes all must call it, each does its share, and all 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -22,6 +24,7 @@ from videoclip.store import FeatureStore
 from videoclip.store.dataset import ClipsAsPixels, ClipsInContext, StoredClips, ahead, captions, in_store
 from videoclip.store.source import PixelSource, Source, texts_of
 from videoclip.training.processes import gather_parts, join, place
+from videoclip.training.run import replace_text
 
 TEXTS_AT_ONCE = 256  # rounding depends on it, so it is the same for every number of processes
 
@@ -53,6 +56,14 @@ class Evaluation:
         """Everything but scores and ranks, ready for JSON."""
         counts = {"texts": len(self.texts), "videos": len(self.videos), "missing": self.missing}
         return {**self.metrics, "interval": list(self.interval), **counts, "same_caption": self.same_caption}
+
+    def write_ranks(self, folder: Path, split: str) -> None:
+        """Keep the rank of every query of both directions, so that two results can be compared query by query."""
+        queries = [[self.videos[owner], caption] for owner, caption in zip(self.scores.owner, self.texts, strict=True)]
+        values = {"text_to_video": {"queries": queries, "ranks": self.ranks.text.tolist()}}
+        if self.ranks.video is not None and len(self.ranks.video):
+            values["video_to_text"] = {"queries": self.videos, "ranks": self.ranks.video.tolist()}
+        replace_text(folder / f"{split}.ranks.json", json.dumps(values) + "\n")
 
 
 @torch.no_grad()
@@ -152,9 +163,9 @@ def galleries(
     return (read.__getitems__(some) for some in ranges)
 
 
-def encode_texts(model: VideoTextModel, source: Source, texts: Sequence[str]) -> TextFeatures:
+def encode_texts(model: VideoTextModel, source: Source | None, texts: Sequence[str]) -> TextFeatures:
     """Texts from the source's store, or through the model's text tower; see ``runs_live``."""
-    store = texts_of(source)
+    store = None if source is None else texts_of(source)
     if store is not None and not runs_live(model, store):
         return store.text(texts, model.similarity.needs_words).to(model.logit_scale.device)
     with scoring(model):

@@ -35,7 +35,8 @@ from videoclip.training.averaging import make_average
 from videoclip.training.evaluate import Evaluation, encode_texts, evaluate, runs_live
 from videoclip.training.optimizer import make_optimizer, schedule, set_learning_rate
 from videoclip.training.processes import start_alike
-from videoclip.training.run import Run, write_ranks
+from videoclip.training.recognition import ClassEvaluation, RecognitionTask, evaluate_classes
+from videoclip.training.run import Run
 from videoclip.training.splits import Splits
 from videoclip.training.task import ContrastiveTask
 
@@ -93,7 +94,7 @@ class Trainer:
         self.model = build_model(config.model)
         self.source = self._source()
         self.splits = Splits.of(config, self.source)
-        self.task = ContrastiveTask(self.model, config.train, self._teacher()).to(accelerator.device)
+        self.task = self._task().to(accelerator.device)
         self.batches = self._batches()
         self.average = make_average(config.train.average, self.model, self.batches.steps * config.train.epochs)
         if config.train.gradient_checkpointing:
@@ -110,6 +111,7 @@ class Trainer:
             if self.average is not None:
                 self.average.load_state_dict(state["average"])
             self.task.loss.load_state_dict(state["loss"])
+            self.task.load_extra_state(state["task"])
             optimizer.load_state_dict(state["optimizer"])
         start_alike(self.task)
         self.optimizer = accelerator.prepare(optimizer)
@@ -142,10 +144,10 @@ class Trainer:
             found = self._evaluate(best, clips)
             tests[split] = {**found.summary(), "protocol": self.splits.protocol.label(split, clips)}
             if self.accelerator.is_main_process:
-                write_ranks(found, self.run.folder, split)
+                found.write_ranks(self.run.folder, split)
         report = {
             "test": tests,
-            "selected_by": f"{self.splits.chosen_on} {self.config.select.metric}",
+            "selected_by": f"{self.splits.chosen_on} {self.config.metric}",
             "best_epoch": self.progress.best_epoch,
             "best_value": self.progress.best_value,
             "parameters": sum(p.numel() for p in self.task.parameters() if p.requires_grad),
@@ -175,7 +177,7 @@ class Trainer:
             batch = next(stream).to(self.accelerator.device)
             self.waited += time.perf_counter() - began
             with self.accelerator.autocast():
-                loss = self.task.backward(batch, drawn.beta(0.5, 0.5), self._backward)
+                loss = self.task.backward(self.task.prepared(batch), drawn.beta(0.5, 0.5), self._backward)
             losses.append(loss.item())
             if not math.isfinite(losses[-1]):
                 raise DataError(
@@ -202,8 +204,8 @@ class Trainer:
             self._keep_if_best(self._evaluate(self.model, self.splits.validation).metrics, steps)
 
     def _keep_if_best(self, metrics: dict[str, float], steps: int) -> None:
-        value = metrics[self.config.select.metric]
-        sign = -1 if self.config.select.metric.endswith("_rank") else 1
+        value = metrics[self.config.metric]
+        sign = -1 if self.config.metric.endswith("_rank") else 1
         improved = self.progress.best_value is None or sign * value > sign * self.progress.best_value
         if improved:
             self.progress.best_value, self.progress.best_epoch = value, self.progress.epoch
@@ -214,7 +216,15 @@ class Trainer:
             self.run.log({"epoch": self.progress.epoch, "step": steps, **named})
         self.accelerator.log(named, step=(self.progress.epoch + 1) * steps)
 
-    def _evaluate(self, model: VideoTextModel, clips: Sequence[Clip]) -> Evaluation:
+    def _task(self) -> ContrastiveTask:
+        train, subject = self.config.train, self.splits.subject
+        if subject is None:
+            return ContrastiveTask(self.model, train, self._teacher())
+        return RecognitionTask(self.model, train, subject, self._teacher())
+
+    def _evaluate(self, model: VideoTextModel, clips: Sequence[Clip]) -> Evaluation | ClassEvaluation:
+        if self.splits.subject is not None:
+            return evaluate_classes(model, self.source, clips, self.splits.subject, self.config.data.allow_missing)
         return evaluate(model, self.source, clips, self.config.data.allow_missing, self.splits.protocol.rule)
 
     def _save(self) -> None:
@@ -226,6 +236,7 @@ class Trainer:
                     "model": self.model.trained(),
                     "optimizer": self.optimizer.state_dict(),
                     "loss": self.task.loss.state_dict(),
+                    "task": self.task.extra_state(),
                     "scaler": scaler.state_dict() if scaler is not None else {},
                     "average": self.average.state_dict() if self.average is not None else {},
                 },
@@ -275,13 +286,18 @@ class Trainer:
         config, clips, model = self.config, self.splits.train, self.model
         store = texts_of(self.source)
         texts: torch.Tensor | TextFeatures | FeatureStore | None = store
-        needs_words = model.similarity.needs_words
-        live = runs_live(model, store)
-        if live and (model.config.live_texts or needs_words):
+        needs_words, subject = model.similarity.needs_words, self.splits.subject
+        live = runs_live(model, store) or subject is not None  # no store holds sentences about classes
+        classes = None
+        if subject is not None:
+            if not config.train.objective.pairs:  # one sentence a clip, which nobody reads
+                clips = [clip.model_copy(update={"captions": clip.captions[:1]}) for clip in clips]
+            classes = [subject.classes.number(str(clip.label), str(config.data.manifest)) for clip in clips]
+        if live and (model.config.live_texts or needs_words) and (subject is None or config.train.objective.pairs):
             assert model.backbone is not None
             texts = model.backbone.tokenize(captions(clips))
-        elif live:  # a frozen tower, and no store that has its sentences
-            texts = encode_texts(model, self.source, captions(clips)).to("cpu")
+        elif live:  # a frozen tower without a store that has its sentences, or texts that no loss contrasts
+            texts = encode_texts(model, None, captions(clips)).to("cpu")
         assert texts is not None
         return TrainingPairs(
             self.source,
@@ -292,6 +308,7 @@ class Trainer:
             context=config.model.context,
             random_frames=config.data.sampling == "random",
             seed=config.train.seed,
+            classes=classes,
         )
 
 

@@ -20,7 +20,6 @@ import torch
 from videoclip.config import RunConfig, dump, load_config
 from videoclip.errors import CheckpointError, DataError
 from videoclip.training.card import model_card
-from videoclip.training.evaluate import Evaluation
 
 
 @dataclass
@@ -115,18 +114,8 @@ class Run:
         replace_text(self.folder / "report.json", json.dumps(values, indent=2) + "\n")
 
 
-def write_ranks(found: Evaluation, folder: Path, split: str) -> None:
-    """Keep the rank of every query of both directions, so that two results can be compared query by query."""
-    text, video = found.ranks.text.tolist(), [] if found.ranks.video is None else found.ranks.video.tolist()
-    queries = [[found.videos[owner], caption] for owner, caption in zip(found.scores.owner, found.texts, strict=True)]
-    values = {"text_to_video": {"queries": queries, "ranks": text}}
-    if video:
-        values["video_to_text"] = {"queries": found.videos, "ranks": video}
-    replace_text(folder / f"{split}.ranks.json", json.dumps(values) + "\n")
-
-
 def read_ranks(folder: Path, split: str) -> dict[str, dict[str, Any]]:
-    """What ``write_ranks`` kept: direction -> queries and their ranks.
+    """What an evaluation's ``write_ranks`` kept: direction -> queries and their ranks.
 
     Raises:
         DataError: the folder holds no ranks of this split.

@@ -6,12 +6,14 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from videoclip.config import RunConfig
-from videoclip.data.manifest import Clip, of_split, read_manifest
+from videoclip.config import ClassesConfig, RunConfig
+from videoclip.data.classes import Sentences, classes_of, load_classes, sentences_about
+from videoclip.data.manifest import Clip, labelled, of_split, read_manifest
 from videoclip.data.protocol import Protocol, load_protocol
 from videoclip.errors import DataError
 from videoclip.store.dataset import in_store
 from videoclip.store.source import Source
+from videoclip.training.recognition import Subject
 
 HELD_OUT = "held_out"
 
@@ -26,6 +28,7 @@ class Splits:
         test: whole splits by name.
         chosen_on: what ``validation`` is, in words.
         protocol: what the splits were checked against.
+        subject: the classes, in recognition.
     """
 
     train: list[Clip]
@@ -33,6 +36,7 @@ class Splits:
     test: dict[str, list[Clip]]
     chosen_on: str
     protocol: Protocol
+    subject: Subject | None = None
 
     @classmethod
     def of(cls, config: RunConfig, store: Source) -> Splits:
@@ -49,9 +53,10 @@ class Splits:
         def split(name: str) -> list[Clip]:
             if name in protocol.splits:
                 protocol.check(name, [clip for clip in manifest if clip.split == name], data.manifest)
-            return of_split(manifest, name, data.manifest)
+            select = of_split if data.classes is None else labelled
+            return select(manifest, name, data.manifest)
 
-        if protocol.rule is None and config.select.metric.startswith("video_to_text"):
+        if protocol.rule is None and config.metric.startswith("video_to_text"):
             raise DataError(f"Protocol {protocol.name} ranks no video to text, so select.metric must be another.")
         train, test = split(data.train), {name: split(name) for name in data.test}
         if config.select.split == "test_as_published":
@@ -63,7 +68,21 @@ class Splits:
             chosen_on = f"{len(validation)} clips held out of {data.train},"
         for clips in (validation, *test.values()):
             in_store(clips, store, data.allow_missing)
-        return cls(in_store(train, store, data.allow_missing), validation, test, chosen_on, protocol)
+        train = in_store(train, store, data.allow_missing)
+        if data.classes is None:
+            return cls(train, validation, test, chosen_on, protocol)
+        subject = _subject(data.classes, train)
+        for clips in (validation, *test.values()):
+            subject.captioned(clips, str(data.manifest))  # every label must be known before the training
+        return cls(subject.captioned(train, str(data.manifest)), validation, test, chosen_on, protocol, subject)
+
+
+def _subject(config: ClassesConfig, train: Sequence[Clip]) -> Subject:
+    """Classes and sentences; as many of each class as of the one with the fewest."""
+    classes = load_classes(config.list) if config.list else classes_of(train)
+    said = sentences_about(classes, config.templates, config.descriptions)
+    least = min(map(len, said.texts))
+    return Subject(classes, Sentences(said.name, tuple(texts[:least] for texts in said.texts)))
 
 
 def _usual(manifest: Sequence[Clip], taken: Sequence[str]) -> str:
@@ -73,7 +92,8 @@ def _usual(manifest: Sequence[Clip], taken: Sequence[str]) -> str:
 def hold_out(clips: Sequence[Clip], count: int) -> tuple[list[Clip], list[Clip]]:
     """What stays, and about ``count`` clips, at most a tenth, set apart by the hash of their file: always the same.
 
-    Clips of one file stay together, so that no part of a validation video is trained on.
+    Clips of one file, or of one group where manifests tell it, stay together, so that no part of a validation video is
+    trained on.
 
     Raises:
         DataError: there are fewer than ten clips, or all are of one file.
@@ -81,7 +101,7 @@ def hold_out(clips: Sequence[Clip], count: int) -> tuple[list[Clip], list[Clip]]
     wanted = min(count, len(clips) // 10)
     files: dict[str, list[Clip]] = {}
     for clip in clips:
-        files.setdefault(str(clip.path), []).append(clip)
+        files.setdefault(_source_of(clip), []).append(clip)
     apart: set[str] = set()
     taken = 0
     for file in sorted(files, key=lambda name: hashlib.sha256(files[name][0].id.encode()).digest()):
@@ -94,5 +114,9 @@ def hold_out(clips: Sequence[Clip], count: int) -> tuple[list[Clip], list[Clip]]
             f"{len(clips)} training clips of {len(files)} file(s) are too few to hold some out for validation: name a "
             "validation split in data.validation."
         )
-    stay = [clip for clip in clips if str(clip.path) not in apart]
-    return stay, [clip for clip in clips if str(clip.path) in apart]
+    stay = [clip for clip in clips if _source_of(clip) not in apart]
+    return stay, [clip for clip in clips if _source_of(clip) in apart]
+
+
+def _source_of(clip: Clip) -> str:
+    return clip.group or str(clip.path)

@@ -115,6 +115,17 @@ class ContrastiveTask(nn.Module):
             torch.autograd.backward([t for t, _ in pairs], [g for _, g in pairs])
         return loss.detach()
 
+    def prepared(self, batch: Batch) -> Batch:
+        """A batch as the losses take it; to be called once before ``backward``."""
+        return batch
+
+    def extra_state(self) -> dict[str, Tensor]:
+        """Weights that are trained beside model and loss."""
+        return {}
+
+    def load_extra_state(self, state: dict[str, Tensor]) -> None:
+        """What ``extra_state`` gave."""
+
     def average_gradients(self) -> None:
         """Over processes; after the last ``backward`` of a step."""
         average_gradients(self.parameters())
