@@ -22,13 +22,13 @@ def write(folder: Path, values: object, name: str = "c.yaml") -> Path:
 DATA = {"manifest": "m.jsonl", "store": "s"}
 
 
-USERS_DATA = ["data.manifest=m.jsonl", "data.store=s"]  # which configs/model and configs/tuned leave to the user
+USERS_DATA = ["data.manifest=m.jsonl", "data.store=s"]  # which configs/model, tuned and recognition leave to the user
 
 
 def test_every_shipped_config_loads() -> None:
     assert len(SHIPPED) >= 5
     for path in SHIPPED:
-        config = load_config(path, USERS_DATA if path.parent.name in ("model", "tuned") else [])
+        config = load_config(path, USERS_DATA if path.parent.name in ("model", "recognition", "tuned") else [])
         assert path.read_text().startswith("#") and config.model.frames > 0
 
 

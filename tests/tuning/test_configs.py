@@ -15,7 +15,8 @@ from videoclip.backbone.openclip import _PlainTextTower
 from videoclip.config import load_config
 from videoclip.model import build_head, build_tunings
 
-CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "tuned").glob("*.yaml"))
+FOLDERS = ("tuned", "recognition")
+CONFIGS = sorted(f for name in FOLDERS for f in (Path(__file__).parents[2] / "configs" / name).glob("*.yaml"))
 
 
 class Shapes:
@@ -29,12 +30,12 @@ class Shapes:
         self.tokenize = open_clip.get_tokenizer(name)
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.stem)
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"{c.parent.name}/{c.stem}")
 def test_headers_state_the_trained_parameters(config: Path) -> None:
     head = config.read_text().split("data:\n")[0]
     for word in ("arXiv:", "accelerate launch tools/train.py", "Differs:", "Paper:"):
         assert word in head, word
-    assert f"configs/tuned/{config.name}" in head
+    assert f"configs/{config.parent.name}/{config.name}" in head
     said = re.search(r"Trained: ([\d,]+) parameters", head)
     assert said is not None
     loaded = load_config(config, ["data.manifest=m"])
@@ -49,4 +50,4 @@ def test_headers_state_the_trained_parameters(config: Path) -> None:
 
 
 def test_every_system_has_its_config() -> None:
-    assert len(CONFIGS) == 20
+    assert len(CONFIGS) == 20 + 3

@@ -54,7 +54,7 @@ class Fit:
 
     Attributes:
         key: of method, shots, seed, fold and the whole task.
-        hits: test clip -> 100 or 0; ``novel_hits`` likewise of novel classes, None where the method knows none.
+        predicted: test clip -> label; ``novel`` likewise of novel classes, None where the method knows none.
         seconds: of fitting and predicting.
         search: what was chosen.
     """
@@ -63,8 +63,8 @@ class Fit:
     method: str
     shots: int
     seed: int
-    hits: dict[str, float]
-    novel_hits: dict[str, float] | None
+    predicted: dict[str, str]
+    novel: dict[str, str] | None
     seconds: float
     search: dict[str, Any] | None = field(default=None)
 
@@ -107,7 +107,9 @@ def bench(
             with (out / FITS).open("a") as file:
                 file.write(json.dumps(asdict(done[key])) + "\n")
         fits.append(done[key])
-    return _results(list(methods), shots, seeds, fits)
+    tested = [clip for fold in folds for clip in fold.test]
+    truth = {clip.id: str(clip.label) for clip in [*tested, *(novel.clips if novel else ())]}
+    return _results(list(methods), shots, seeds, fits, truth)
 
 
 def _plan(
@@ -126,35 +128,37 @@ def _fit(
     count: int,
     seed: int,
     novel: Novel | None,
-) -> tuple[dict[str, float], dict[str, float] | None, float, dict[str, Any] | None]:
+) -> tuple[dict[str, str], dict[str, str] | None, float, dict[str, Any] | None]:
     began = time.perf_counter()
     drawn = draw(fold.train, task.classes, count, seed, fold.validation) if count else Shots([], [], "none")
     classifier = fit_classifier(method, lesson_for(method, task, read, drawn, fold.train, seed))
-    hits = _hits(classifier, read, fold.test, task.classes)
-    novel_hits = None
+    predicted, of_novel = _predicted(classifier, read, fold.test, task.classes), None
     if novel is not None:
         with contextlib.suppress(DataError):  # a method that knows only the classes it was fitted on
-            novel_hits = _hits(classifier.transferred(novel.texts), read, novel.clips, novel.classes)
+            of_novel = _predicted(classifier.transferred(novel.texts), read, novel.clips, novel.classes)
     search = None if classifier.found is None else classifier.found.summary()
-    return hits, novel_hits, round(time.perf_counter() - began, 3), search
+    return predicted, of_novel, round(time.perf_counter() - began, 3), search
 
 
-def _hits(classifier: Classifier, read: Read, clips: Sequence[Clip], classes: ClassList) -> dict[str, float]:
-    """Predict without labels; only then look which were right."""
-    predicted = probabilities(classifier, [read(clips, False)]).argmax(1).tolist()
-    pairs = zip(clips, predicted, strict=True)
-    return {clip.id: 100.0 * (classes.labels[number] == clip.label) for clip, number in pairs}
+def _predicted(classifier: Classifier, read: Read, clips: Sequence[Clip], classes: ClassList) -> dict[str, str]:
+    """The most probable class of clips that come without labels."""
+    numbers = probabilities(classifier, [read(clips, False)]).argmax(1).tolist()
+    return {clip.id: classes.labels[number] for clip, number in zip(clips, numbers, strict=True)}
 
 
 def _reading(
     reader: Reader, classes: ClassList, folds: Sequence[Fold], novel: Novel | None, needs: Collection[Need]
 ) -> Read:
-    """All clips in memory, and how to pick some; labels of novel classes never come with them."""
+    """All clips in memory, and how to pick some; labels of clips that are only tested are not among what is held."""
     known = {clip.id: clip for fold in folds for part in (fold.train, fold.validation, fold.test) for clip in part}
+    learned = {clip.id for fold in folds for part in (fold.train, fold.validation) for clip in part}
+    tested = known.keys() - learned
     new = {} if novel is None else {clip.id: clip for clip in novel.clips if clip.id not in known}
     every = reader.clips([*known.values(), *new.values()], None, needs)
     unlabelled = -torch.ones(len(new), dtype=torch.long)
-    numbers = [classes.number(str(clip.label), f"clip {clip.id!r}") for clip in known.values()]
+    numbers = [
+        -1 if clip.id in tested else classes.number(str(clip.label), f"clip {clip.id!r}") for clip in known.values()
+    ]
     pool = replace(every, labels=torch.cat([torch.tensor(numbers, dtype=torch.long), unlabelled]))
     places = {clip_id: place for place, clip_id in enumerate([*known, *new])}
 
@@ -190,13 +194,16 @@ def halves(classes: ClassList) -> tuple[ClassList, ClassList]:
     return classes.part(classes.labels[:middle]), classes.part(classes.labels[middle:])
 
 
-def _results(names: Sequence[str], shots: Sequence[int], seeds: Sequence[int], fits: Sequence[Fit]) -> dict[str, Any]:
+def _results(
+    names: Sequence[str], shots: Sequence[int], seeds: Sequence[int], fits: Sequence[Fit], truth: Mapping[str, str]
+) -> dict[str, Any]:
+    """Here, for the first time, predictions meet the test clips' labels."""
     rows = []
     by_name: dict[tuple[str, int], np.ndarray] = {}
     for name in names:
         for count in shots:
             own = [fit for fit in fits if fit.method == name and fit.shots in (count, 0)]
-            each = np.array([_of_seed(own, seed, "hits") for seed in seeds])
+            each = np.array([_of_seed(own, seed, "predicted", truth) for seed in seeds])
             by_name[name, count] = hits = each.mean(0)
             row: dict[str, Any] = {
                 "method": name,
@@ -208,7 +215,7 @@ def _results(names: Sequence[str], shots: Sequence[int], seeds: Sequence[int], f
                 "clips": len(hits),
                 "seconds": float(np.mean([fit.seconds for fit in own])),
             }
-            rows.append(row | _novel_columns(own, seeds, row["accuracy"]))
+            rows.append(row | _novel_columns(own, seeds, row["accuracy"], truth))
     return {
         "shots": list(shots),
         "seeds": list(seeds),
@@ -217,17 +224,17 @@ def _results(names: Sequence[str], shots: Sequence[int], seeds: Sequence[int], f
     }
 
 
-def _novel_columns(fits: Sequence[Fit], seeds: Sequence[int], base: float) -> dict[str, Any]:
-    if any(fit.novel_hits is None for fit in fits):
+def _novel_columns(fits: Sequence[Fit], seeds: Sequence[int], base: float, truth: Mapping[str, str]) -> dict[str, Any]:
+    if any(fit.novel is None for fit in fits):
         return {}
-    novel = float(np.mean([_of_seed(fits, seed, "novel_hits") for seed in seeds]))
+    novel = float(np.mean([_of_seed(fits, seed, "novel", truth) for seed in seeds]))
     return {"novel": novel, "harmonic_mean": harmonic_mean(base, novel)}
 
 
-def _of_seed(fits: Sequence[Fit], seed: int, what: str) -> np.ndarray:
-    """Hits of all folds' test clips, in order of their ids."""
-    joined = {key: value for fit in fits if fit.seed == seed for key, value in getattr(fit, what).items()}
-    return np.array([joined[key] for key in sorted(joined)])
+def _of_seed(fits: Sequence[Fit], seed: int, what: str, truth: Mapping[str, str]) -> np.ndarray:
+    """100 where a prediction is right, else 0, of all folds' test clips in order of their ids."""
+    joined = {key: label for fit in fits if fit.seed == seed for key, label in getattr(fit, what).items()}
+    return np.array([100.0 * (joined[key] == truth[key]) for key in sorted(joined)])
 
 
 def _differences(
@@ -251,7 +258,8 @@ def _key(method: Component, task: Task, shots: int, seed: int, fold: Fold, novel
         task.sentences.fingerprint,
         shots,
         seed,
-        [[clip.id, clip.label] for part in (fold.train, fold.validation, fold.test) for clip in part],
+        [[clip.id, clip.label] for part in (fold.train, fold.validation) for clip in part],
+        [clip.id for clip in fold.test],
         [clip.id for clip in novel.clips] if novel else None,
         hashlib.sha256(task.texts.weights.numpy().tobytes()).hexdigest(),
     ]

@@ -19,9 +19,7 @@ from videoclip.classify.reader import Reader, View, class_texts, pooled_of, prom
 from videoclip.data.classes import ClassList, Sentences
 from videoclip.data.manifest import Clip
 from videoclip.errors import DataError
-from videoclip.features import VideoFeatures
 from videoclip.metrics.classes import Recognition
-from videoclip.video.clip import FrameChoice, load_clip
 from videoclip.video.views import CROPS
 
 
@@ -125,11 +123,10 @@ def predict_files(head: Head, paths: Sequence[Path]) -> Tensor:
         head.classifier.tower = prompt_tower(model)
     rows = []
     for path in paths:
-        clip = load_clip(path, FrameChoice(frames=head.frames), model.backbone.preprocess)
-        frames = model.backbone.encode_image(clip.pixels)
-        video = VideoFeatures.pad([frames], [clip.seconds], head.frames)
-        pooled = pooled_of(model, model.encode_video(video))
-        rows.append(probabilities(head.classifier, [Clips(pooled, None, None, video.frames, video.mask)]))
+        encoded = model.encode_video([path])
+        plain = encoded.source if "frames" in needs else None
+        clip = Clips(pooled_of(model, encoded), None, None, plain, encoded.mask)
+        rows.append(probabilities(head.classifier, [clip]))
     return torch.cat(rows)
 
 

@@ -49,17 +49,17 @@ class Reader:
 
     Raises:
         StoreError: the model's backbone did not make the store.
-        DataError: the model's image tower was trained, so that it needs pixels.
+        DataError: the model's image tower was trained, so that it needs pixels, and the store has none.
     """
 
     def __init__(self, store: FeatureStore, model: VideoTextModel) -> None:
         self.store, self.model = store, model
         if model.backbone is not None:
             store.check_backbone(model.backbone)
-        if model.config.live_images:
+        if model.config.live_images and store.recipe.pixels is None:
             raise DataError(
-                "This model's image tower was trained, and the store holds frames of the untrained one: "
-                "`videoclip merge` it where its tuning allows that, cache with the merged backbone, and classify there."
+                f"{store.folder}: holds no pixels, and this model's image tower was trained: cache with --pixels, or "
+                "`videoclip merge` the model where its tuning allows that and cache with the merged backbone."
             )
 
     def clips(self, chosen: Sequence[Clip], classes: ClassList | None, needs: Collection[Need] = ()) -> Clips:
@@ -69,7 +69,7 @@ class Reader:
             DataError: a clip is not in the store, or its label is none of the classes.
         """
         in_store(chosen, self.store, allow_missing=False)
-        names = self.store.recipe.views
+        names = [] if self.model.config.live_images else self.store.recipe.views
         passes = [self._pooled(chosen, view=name) for name in names if name not in CROPS]
         frames = crops = mask = None
         if "frames" in needs:
@@ -90,6 +90,10 @@ class Reader:
     def _seen(self, chosen: Sequence[Clip], view: View, needs: Collection[Need]) -> Clips:
         if view == View():
             return self.clips(chosen, None, needs)
+        if self.model.config.live_images:
+            raise DataError(
+                "This model's image tower was trained, and views are of the untrained one: test it plainly."
+            )
         if "frames" in needs and view.crop is not None:
             raise DataError("This method looks at all crops of a clip by itself: test it without --crops.")
         parts = []
@@ -109,11 +113,13 @@ class Reader:
 
     @torch.no_grad()
     def _pooled(self, chosen: Sequence[Clip], view: str | None = None) -> Tensor:
-        frames = self.model.config.frames
-        found = []
+        frames, found = self.model.config.frames, []
         for ids in _parts([clip.id for clip in chosen]):
-            read = self.store.features(ids, frames, view=view)
-            found.append(pooled_of(self.model, self.model.encode_video(read)))
+            if self.model.config.live_images:
+                encoded = self.model.encode_store(self.store, ids)
+            else:
+                encoded = self.model.encode_video(self.store.features(ids, frames, view=view))
+            found.append(pooled_of(self.model, encoded))
         return torch.cat(found)
 
 
