@@ -69,7 +69,7 @@ def plot_confusion(confusion: Tensor, labels: Sequence[str], path: Path) -> None
     figure = _figure((side, side))
     axis = figure.subplots()
     shares = confusion / confusion.sum(1, keepdim=True).clamp(min=1)
-    axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axis.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
     size = 8 if count <= 30 else 5
     axis.set_xticks(range(count), labels, rotation=90, fontsize=size)
     axis.set_yticks(range(count), labels, fontsize=size)
