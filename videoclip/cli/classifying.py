@@ -25,7 +25,7 @@ def _fit(args: argparse.Namespace) -> None:
     """Fit a classifier on labelled clips of a store and save it."""
     from videoclip.classify.fit import Task, fit_head, needs_of, parse_method
     from videoclip.classify.reader import bank_of
-    from videoclip.classify.samples import draw
+    from videoclip.classify.samples import Shots, draw
 
     method = parse_method(args.method)
     reader = _reader(args)
@@ -33,12 +33,13 @@ def _fit(args: argparse.Namespace) -> None:
     train = _of_split(args, everything, args.split)
     classes = _classes(args, train)
     validation = _of_split(args, everything, args.validation) if args.validation else []
-    shots = draw(train, classes, args.shots, args.seed, validation)
+    needs = needs_of(method)
+    drawn = draw(train, classes, args.shots, args.seed, validation) if "support" in needs else Shots([], [], "none")
     pool = _of_split(args, everything, args.unlabelled) if args.unlabelled else train
     bank = bank_of(args.bank) if args.bank else ()
-    task = Task.of(reader.model, classes, _sentences(args, classes), "tower" in needs_of(method), bank)
+    task = Task.of(reader.model, classes, _sentences(args, classes), "tower" in needs, bank)
     about = {"shots": args.shots, "manifest": str(args.manifest) if args.manifest else "folders of the store"}
-    head = fit_head(method, reader, task, shots, pool, args.seed, args.checkpoint, about)
+    head = fit_head(method, reader, task, drawn, pool, args.seed, args.checkpoint, about)
     head.save(args.out)
     fitted = head.fitted_on
     print(
