@@ -41,6 +41,7 @@ __all__ = [
     "VideoTextModel",
     "cache_features",
     "create_model",
+    "list_classifier",
     "list_loss",
     "list_similarity",
     "list_temporal",
@@ -64,6 +65,11 @@ def list_similarity() -> list[str]:
 def list_loss() -> list[str]:
     """Names of all contrastive losses."""
     return _names("loss")
+
+
+def list_classifier() -> list[str]:
+    """Names of all classifiers."""
+    return _names("classifier")
 
 
 def list_tuning() -> list[str]:

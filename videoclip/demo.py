@@ -15,6 +15,7 @@ from videoclip.backbone import create_backbone
 from videoclip.config import ModelConfig, RunConfig, load_config
 from videoclip.data.manifest import Clip, of_split, read_manifest
 from videoclip.errors import DataError
+from videoclip.files import replace_text
 from videoclip.metrics import with_interval
 from videoclip.model import build_model, load_model
 from videoclip.retrieval.report import Example, write_report
@@ -33,7 +34,6 @@ from videoclip.synthetic.moving_shapes import FRAMES, seed_of, write_moving_shap
 from videoclip.training.evaluate import Evaluation, evaluate
 from videoclip.training.loop import train
 from videoclip.training.processes import main_first
-from videoclip.training.run import replace_text
 from videoclip.video.clip import FrameChoice
 
 MODELS = ("mean", "query_scoring", "transformer", "lstm", "difference")

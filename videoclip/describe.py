@@ -12,11 +12,13 @@ from videoclip.errors import VideoclipError
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """Facts about a video file, a store, a training run or a checkpoint, by name.
+    """Facts about a video file, a store, a training run, a checkpoint or a classifier, by name.
 
     Raises:
         VideoclipError: the path is none of these.
     """
+    if path.suffix == ".safetensors":
+        return _classifier(path)
     if not path.is_dir():
         return _video(path)
     if (path / "store.json").is_file():
@@ -43,6 +45,21 @@ def _video(path: Path) -> dict[str, Any]:
         "status": "short: it holds clearly less than it claims" if found.short else "ok, as far as its packets tell",
         "frames a second": round((len(found.times) - 1) / span, 3) if span else "one frame only",
         "decoder": found.decoder + (f" (not decord: {found.reason})" if found.reason else ""),
+    }
+
+
+def _classifier(path: Path) -> dict[str, Any]:
+    from videoclip.classify.head import load_head
+
+    head = load_head(path)
+    return {
+        "classifier": str(path),
+        **head.facts(),
+        "classes": list(head.classes.labels),
+        "backbone": head.backbone,
+        "frames": head.frames,
+        "checkpoint": head.checkpoint,
+        "numbers": sum(tensor.numel() for tensor in head.classifier.tensors.values()),
     }
 
 

@@ -11,12 +11,12 @@ import torch
 from safetensors import safe_open
 
 from videoclip.backbone.openclip import OpenClip
-from videoclip.classify.bench import Fold, bench, halves, make_folds
-from videoclip.classify.evaluate import check_apart, judge, predict_files, together, views_of, weigh
+from videoclip.classify.bench import bench
+from videoclip.classify.evaluate import apart, judge, predict_files, together, views_of, weigh
 from videoclip.classify.fit import Task, fit_head, parse_method
 from videoclip.classify.head import Head, load_head
 from videoclip.classify.reader import Reader, View, interleaved, plain_model
-from videoclip.classify.samples import Shots, clips_by_folder, draw, leave_group_out
+from videoclip.classify.samples import Fold, Shots, clips_by_folder, draw, halves, leave_group_out, make_folds
 from videoclip.cli import main
 from videoclip.data.classes import classes_of, load_classes, sentences_about
 from videoclip.data.manifest import Clip, read_manifest, write_manifest
@@ -136,8 +136,8 @@ def test_folders_of_the_store_are_classes(shapes_store: FeatureStore, reader: Re
     head = fit_head(
         parse_method("linear_probe"), reader, task_of(reader, _captioned(clips)), draw(clips, classes_of(clips), 2, 0)
     )
-    apart = check_apart(head, clips)
-    assert len(apart) == len(clips) - len({*head.fitted_on["support"], *head.fitted_on["validation"]})
+    left = apart([head], clips)
+    assert len(left) == len(clips) - len({*head.fitted_on["support"], *head.fitted_on["validation"]})
 
 
 def _captioned(clips: list[Clip]) -> list[Clip]:
@@ -263,7 +263,7 @@ def test_the_bench_command_writes_table_plot_and_json(
     methods = ("--methods", "zero_shot", "gda", "x_more", "clip_adapter:epochs=2")
     code, out, err = run(capsys, "classify", "bench", shapes_store.folder, *arguments, *methods, "--novel", "half")
     assert code == 0, err
-    assert "left out: x_more needs a bank of captions" in out
+    assert "left out: x_more: x_more needs a bank of captions" in out
     found = json.loads((tmp_path / "b" / "bench.json").read_text())
     table = (tmp_path / "b" / "bench.md").read_text()
     assert table in out and table.count("\n") == 2 + 3 and "harmonic mean" in table

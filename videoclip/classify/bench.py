@@ -19,24 +19,17 @@ from videoclip import registry
 from videoclip.classifier import Classifier, ClassTexts, Clips, Need
 from videoclip.classify.fit import Read, Task, fit_classifier, lesson_for, needs_of, probabilities
 from videoclip.classify.reader import Reader
-from videoclip.classify.samples import Shots, draw, leave_group_out
+from videoclip.classify.report import markdown, plot
+from videoclip.classify.samples import Fold, Shots, draw
 from videoclip.config import Component
 from videoclip.data.classes import ClassList
-from videoclip.data.manifest import Clip, labelled
-from videoclip.errors import DataError
+from videoclip.data.manifest import Clip
+from videoclip.errors import DataError, VideoclipError
+from videoclip.files import replace_text
 from videoclip.metrics import bootstrap_interval, verdict
 from videoclip.metrics.classes import harmonic_mean
 
 FITS = "fits.jsonl"
-
-
-@dataclass(frozen=True)
-class Fold:
-    """Clips to learn from, to choose on where there is a split for it, and to test on."""
-
-    train: list[Clip]
-    validation: list[Clip]
-    test: list[Clip]
 
 
 @dataclass(frozen=True)
@@ -92,24 +85,41 @@ def bench(
         novel: also test these classes.
 
     Returns:
-        Rows of method and shots, ready for ``bench.json``.
+        Rows of method and shots, ready for ``bench.json``; and of each method that cannot run, why.
     """
-    read = _reading(reader, task.classes, folds, novel, {need for m in methods.values() for need in needs_of(m)})
+    read, features = _reading(reader, task, folds, novel, {need for m in methods.values() for need in needs_of(m)})
     out.mkdir(parents=True, exist_ok=True)
     done = {fit.key: fit for fit in _read_fits(out / FITS)}
-    fits = []
+    fits, left_out = list[Fit](), dict[str, str]()
     plan = list(_plan(methods, shots, seeds, folds))
     for name, count, seed, fold in track(plan, "fitting", transient=True):
-        key = _key(methods[name], task, count, seed, fold, novel)
-        if key not in done:
-            made = _fit(methods[name], task, read, fold, count, seed, novel)
+        key = _key(methods[name], task, features, count, seed, fold, novel)
+        if key not in done and name not in left_out:
+            try:
+                made = _fit(methods[name], task, read, fold, count, seed, novel)
+            except VideoclipError as error:
+                left_out[name] = str(error)
+                continue
             done[key] = Fit(key, name, count, seed, *made)
             with (out / FITS).open("a") as file:
                 file.write(json.dumps(asdict(done[key])) + "\n")
-        fits.append(done[key])
+        if key in done:
+            fits.append(done[key])
     tested = [clip for fold in folds for clip in fold.test]
     truth = {clip.id: str(clip.label) for clip in [*tested, *(novel.clips if novel else ())]}
-    return _results(list(methods), shots, seeds, fits, truth)
+    names = [name for name in methods if name not in left_out]
+    more = {"class_list": task.classes.fingerprint, "sentences": task.sentences.label(), "folds": len(folds)}
+    more |= {"store": reader.store.fingerprint, "frames": reader.model.config.frames, "left_out": left_out}
+    return _results(names, shots, seeds, fits, truth) | more
+
+
+def write_bench(results: Mapping[str, Any], out: Path) -> str:
+    """Leave ``bench.json``, ``bench.md`` and ``bench.png`` in a folder; what is worth printing."""
+    replace_text(out / "bench.json", json.dumps(results, indent=2) + "\n")
+    replace_text(out / "bench.md", markdown(results))
+    plot(results, out / "bench.png")
+    why = [f"left out: {name}: {reason}\n" for name, reason in results["left_out"].items()]
+    return "".join([*why, markdown(results), f"\n{out}: bench.json, bench.md, bench.png"])
 
 
 def _plan(
@@ -147,9 +157,12 @@ def _predicted(classifier: Classifier, read: Read, clips: Sequence[Clip], classe
 
 
 def _reading(
-    reader: Reader, classes: ClassList, folds: Sequence[Fold], novel: Novel | None, needs: Collection[Need]
-) -> Read:
-    """All clips in memory, and how to pick some; labels of clips that are only tested are not among what is held."""
+    reader: Reader, task: Task, folds: Sequence[Fold], novel: Novel | None, needs: Collection[Need]
+) -> tuple[Read, str]:
+    """All clips in memory: how to pick some, and a hash of all.
+
+    Labels of clips that are only tested are not among what is held.
+    """
     known = {clip.id: clip for fold in folds for part in (fold.train, fold.validation, fold.test) for clip in part}
     learned = {clip.id for fold in folds for part in (fold.train, fold.validation) for clip in part}
     tested = known.keys() - learned
@@ -157,7 +170,8 @@ def _reading(
     every = reader.clips([*known.values(), *new.values()], None, needs)
     unlabelled = -torch.ones(len(new), dtype=torch.long)
     numbers = [
-        -1 if clip.id in tested else classes.number(str(clip.label), f"clip {clip.id!r}") for clip in known.values()
+        -1 if clip.id in tested else task.classes.number(str(clip.label), f"clip {clip.id!r}")
+        for clip in known.values()
     ]
     pool = replace(every, labels=torch.cat([torch.tensor(numbers, dtype=torch.long), unlabelled]))
     places = {clip_id: place for place, clip_id in enumerate([*known, *new])}
@@ -166,32 +180,8 @@ def _reading(
         found = pool[torch.tensor([places[clip.id] for clip in clips])]
         return found if with_labels else found.without_labels()
 
-    return read
-
-
-def make_folds(
-    clips: Sequence[Clip], classes: ClassList, train: str, validation: str | None, test: str, by_group: bool
-) -> list[Fold]:
-    """One fold of three splits, or one for each group of clips that is left out.
-
-    Args:
-        clips: with labels; those of other classes than ``classes`` take no part.
-        by_group: leave each group out once; the splits' names count for nothing.
-
-    Raises:
-        DataError: a split has no such clip, or a clip no group.
-    """
-    own = [clip for clip in clips if clip.label in set(classes.labels)]
-    if by_group:
-        return [Fold(learned, [], tested) for learned, tested in leave_group_out(own)]
-    held = labelled(own, validation, "the clips") if validation else []
-    return [Fold(labelled(own, train, "the clips"), held, labelled(own, test, "the clips"))]
-
-
-def halves(classes: ClassList) -> tuple[ClassList, ClassList]:
-    """Base and novel classes: the first half of a list, the larger one, and the rest."""
-    middle = -(-len(classes) // 2)
-    return classes.part(classes.labels[:middle]), classes.part(classes.labels[middle:])
+    held = (pool.pooled, task.texts.weights, *(() if task.bank is None else (task.bank,)))
+    return read, hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in held)).hexdigest()
 
 
 def _results(
@@ -251,7 +241,7 @@ def _differences(
     return found
 
 
-def _key(method: Component, task: Task, shots: int, seed: int, fold: Fold, novel: Novel | None) -> str:
+def _key(method: Component, task: Task, features: str, shots: int, seed: int, fold: Fold, novel: Novel | None) -> str:
     content = [
         method.model_dump(),
         task.classes.fingerprint,
@@ -261,7 +251,7 @@ def _key(method: Component, task: Task, shots: int, seed: int, fold: Fold, novel
         [[clip.id, clip.label] for part in (fold.train, fold.validation) for clip in part],
         [clip.id for clip in fold.test],
         [clip.id for clip in novel.clips] if novel else None,
-        hashlib.sha256(task.texts.weights.numpy().tobytes()).hexdigest(),
+        features,
     ]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -275,15 +265,6 @@ def _read_fits(path: Path) -> list[Fit]:
         path.write_text("".join(lines[:-1]))
         lines.pop()
     return [Fit(**json.loads(line)) for line in lines]
-
-
-def runnable(methods: Mapping[str, Component], bank: bool) -> tuple[dict[str, Component], dict[str, str]]:
-    """Methods that can run, and why others cannot."""
-    left_out = {}
-    for name, method in methods.items():
-        if "bank" in needs_of(method) and not bank:
-            left_out[name] = "needs a bank of captions (--bank)"
-    return {name: method for name, method in methods.items() if name not in left_out}, left_out
 
 
 def all_methods() -> list[str]:

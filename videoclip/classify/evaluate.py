@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,11 @@ from videoclip.classifier.parts.search import Found, first_best
 from videoclip.classify.fit import probabilities
 from videoclip.classify.head import Head
 from videoclip.classify.reader import Reader, View, class_texts, pooled_of, prompt_tower
+from videoclip.classify.report import plot_confusion
 from videoclip.data.classes import ClassList, Sentences
 from videoclip.data.manifest import Clip
 from videoclip.errors import DataError
+from videoclip.files import replace_text
 from videoclip.metrics.classes import Recognition
 from videoclip.video.views import CROPS
 
@@ -31,17 +34,33 @@ class Judged:
         found: predictions with the true classes.
         ids: of the clips.
         classes: in the order of the predictions.
+        views: how many looks at each clip were averaged.
         notes: what a reader of the numbers must know.
+        weights: of several classifiers, where they were searched.
     """
 
     found: Recognition
     ids: list[str]
     classes: ClassList
+    views: int
     notes: list[str]
+    weights: Found | None = None
 
     def summary(self) -> dict[str, Any]:
         """Ready for JSON."""
-        return {**self.found.summary(), "classes": len(self.classes), "notes": self.notes}
+        facts = {"classes": len(self.classes), "class_list": self.classes.fingerprint, "views": self.views}
+        weights = None if self.weights is None else self.weights.summary()
+        return {**self.found.summary(), **facts, "weights": weights, "notes": self.notes}
+
+    def write(self, folder: Path, summary: Mapping[str, Any]) -> None:
+        """Leave a summary, every prediction, and the picture of confusions in a folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        replace_text(folder / "recognition.json", json.dumps(summary, indent=2) + "\n")
+        names, found = self.classes.labels, self.found
+        rows = zip(self.ids, found.labels.tolist(), found.probabilities.argmax(1).tolist(), strict=True)
+        lines = [json.dumps({"id": i, "label": names[a], "predicted": names[b]}) + "\n" for i, a, b in rows]
+        replace_text(folder / "predictions.jsonl", "".join(lines))
+        plot_confusion(found.confusion, names, folder / "confusion.png")
 
 
 def views_of(clips: int, crops: bool) -> list[View]:
@@ -75,7 +94,8 @@ def judge(
         classifier = transferred(classifier, reader, other)
     predicted = probabilities(classifier, reader.views(clips, views, classifier.needs))
     labels = torch.tensor([classes.number(str(clip.label), f"clip {clip.id!r}") for clip in clips])
-    return Judged(Recognition(predicted, labels), [clip.id for clip in clips], classes, _notes(head, clips))
+    found = Recognition(predicted, labels)
+    return Judged(found, [clip.id for clip in clips], classes, len(views), _notes(head, clips))
 
 
 @dataclass(frozen=True)
@@ -90,6 +110,35 @@ def transferred(classifier: Classifier, reader: Reader, other: Other) -> Classif
     """A classifier of other classes."""
     texts = class_texts(reader.model, other.classes, other.sentences, "tower" in classifier.needs)
     return classifier.transferred(texts)
+
+
+def judge_together(
+    heads: Sequence[Head],
+    readers: Sequence[Reader],
+    clips: Sequence[Clip],
+    views: Sequence[View] = (View(),),
+    other: Other | None = None,
+    tuning: Sequence[Clip] = (),
+) -> Judged:
+    """Several classifiers of the same classes, each on its own store: the mean of their probabilities.
+
+    Args:
+        tuning: clips on which weights are searched; equal ones without.
+    """
+    for head in heads[1:]:
+        heads[0].classes.check(head.classes)
+
+    def each(some: Sequence[Clip]) -> list[Judged]:
+        return [judge(head, reader, some, views, other) for head, reader in zip(heads, readers, strict=True)]
+
+    judged = each(clips)
+    if len(heads) == 1:
+        return judged[0]
+    weights = weigh([one.found for one in each(tuning)]) if tuning else None
+    shares = None if weights is None else list(weights.values.values())
+    notes = list(dict.fromkeys(note for one in judged for note in one.notes))
+    mixed = together([one.found for one in judged], shares)
+    return Judged(mixed, judged[0].ids, judged[0].classes, len(views), notes, weights)
 
 
 def together(found: Sequence[Recognition], weights: Sequence[float] | None = None) -> Recognition:
@@ -130,19 +179,25 @@ def predict_files(head: Head, paths: Sequence[Path]) -> Tensor:
     return torch.cat(rows)
 
 
-def check_apart(head: Head, clips: Sequence[Clip]) -> list[Clip]:
-    """The clips that the head was not fitted or tuned on.
+def apart(heads: Sequence[Head], clips: Sequence[Clip]) -> list[Clip]:
+    """The clips that no head was fitted or tuned on.
 
     Raises:
         DataError: there is none.
     """
-    known = {*head.fitted_on["support"], *head.fitted_on["validation"]}
-    apart = [clip for clip in clips if clip.id not in known]
-    if not apart:
-        raise DataError("The classifier was fitted on every one of these clips; test it on others.")
-    return apart
+    known = {clip_id for head in heads for clip_id in _known(head)}
+    left = [clip for clip in clips if clip.id not in known]
+    if not left:
+        raise DataError("A classifier was fitted on every one of these clips; test it on others.")
+    return left
+
+
+def _known(head: Head) -> set[str]:
+    return {*head.fitted_on["support"], *head.fitted_on["validation"]}
 
 
 def _notes(head: Head, clips: Sequence[Clip]) -> list[str]:
-    seen = {*head.fitted_on.get("unlabelled", ())} & {clip.id for clip in clips}
-    return [f"transductive: {len(seen)} of these clips were looked at, without their labels"] if seen else []
+    ids = {clip.id for clip in clips}
+    seen, known = {*head.fitted_on["unlabelled"]} & ids, _known(head) & ids
+    notes = [f"{len(known)} of these clips were fitted or tuned on: this is no test"] if known else []
+    return notes + ([f"transductive: {len(seen)} of these clips were looked at, without their labels"] if seen else [])

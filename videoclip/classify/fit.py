@@ -151,7 +151,7 @@ def fit_head(
         {**backbone.spec, "fingerprint": backbone.fingerprint},
         reader.model.config.frames,
         folder,
-        {"name": task.sentences.name, "fingerprint": task.sentences.fingerprint},
+        task.sentences.label(),
         fitted_on,
     )
 

@@ -67,6 +67,11 @@ class Head:
             save_file(tensors, temporary, {"videoclip": json.dumps(about)})
             temporary.replace(path)
 
+    def facts(self) -> dict[str, Any]:
+        """Method, sentences, and what it was fitted on, in numbers; ready for JSON."""
+        fitted = {name: len(value) if isinstance(value, list) else value for name, value in self.fitted_on.items()}
+        return {"method": self.method.model_dump(), "sentences": self.sentences, "fitted_on": fitted}
+
     def check_backbone(self, fingerprint: str, whose: str) -> None:
         """Refuse features of another backbone.
 

@@ -16,8 +16,9 @@ from videoclip.backbone.walk import Tower
 from videoclip.classifier import ClassTexts, Clips, Need
 from videoclip.classifier.parts.prompts import PromptTower
 from videoclip.config import Component
+from videoclip.data.annotations import read_lines
 from videoclip.data.classes import ClassList, Sentences
-from videoclip.data.manifest import Clip
+from videoclip.data.manifest import Clip, read_manifest
 from videoclip.errors import DataError, VideoclipError
 from videoclip.features import VideoFeatures
 from videoclip.layers import masked_mean
@@ -186,18 +187,21 @@ def interleaved(video: VideoFeatures, frames: int, number: int, count: int) -> V
     return VideoFeatures(chosen, mask, video.seconds[rows, places], chosen)
 
 
-def bank_of(path: Path) -> list[str]:
-    """The sentences of a file, a line each.
+def bank_of(path: Path | None, split: str | None) -> list[str]:
+    """The sentences of a file, a line each, or the captions of a manifest's split; none without a file.
 
     Raises:
         DataError: it holds none.
     """
-    from videoclip.data.annotations import read_lines
-
-    lines = list(dict.fromkeys(read_lines(path)))
+    if path is None:
+        return []
+    if path.suffix == ".jsonl":
+        lines = [caption for clip in read_manifest(path) if split in (None, clip.split) for caption in clip.captions]
+    else:
+        lines = read_lines(path)
     if not lines:
-        raise DataError(f"{path}: holds no sentence.")
-    return lines
+        raise DataError(f"{path}: holds no sentence" + (f" of split {split!r}." if split else "."))
+    return list(dict.fromkeys(lines))
 
 
 def _parts(ids: Sequence[str]) -> list[Sequence[str]]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from videoclip.data.classes import ClassList
-from videoclip.data.manifest import Clip
+from videoclip.data.manifest import Clip, labelled
 from videoclip.errors import DataError
 from videoclip.store import FeatureStore
 
@@ -28,6 +28,15 @@ class Shots:
     support: list[Clip]
     validation: list[Clip]
     validation_from: str
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Clips to learn from, to choose on where there is a split for it, and to test on."""
+
+    train: list[Clip]
+    validation: list[Clip]
+    test: list[Clip]
 
 
 def clips_by_folder(store: FeatureStore) -> list[Clip]:
@@ -105,3 +114,28 @@ def leave_group_out(clips: Sequence[Clip]) -> list[tuple[list[Clip], list[Clip]]
     if len(groups) < 2:
         raise DataError(f"All clips are of one group, {groups[0]!r}: there is none to learn from without it.")
     return [([c for c in clips if c.group != g], [c for c in clips if c.group == g]) for g in groups]
+
+
+def make_folds(
+    clips: Sequence[Clip], classes: ClassList, train: str, validation: str | None, test: str, by_group: bool
+) -> list[Fold]:
+    """One fold of three splits, or one for each group of clips that is left out.
+
+    Args:
+        clips: with labels; those of other classes than ``classes`` take no part.
+        by_group: leave each group out once; the splits' names count for nothing.
+
+    Raises:
+        DataError: a split has no such clip, or a clip no group.
+    """
+    own = [clip for clip in clips if clip.label in set(classes.labels)]
+    if by_group:
+        return [Fold(learned, [], tested) for learned, tested in leave_group_out(own)]
+    held = labelled(own, validation, "the clips") if validation else []
+    return [Fold(labelled(own, train, "the clips"), held, labelled(own, test, "the clips"))]
+
+
+def halves(classes: ClassList) -> tuple[ClassList, ClassList]:
+    """Base and novel classes: the first half of a list, the larger one, and the rest."""
+    middle = -(-len(classes) // 2)
+    return classes.part(classes.labels[:middle]), classes.part(classes.labels[middle:])

@@ -37,7 +37,7 @@ def demo(args: argparse.Namespace) -> None:
 
 
 def info(args: argparse.Namespace) -> None:
-    """Say what a video file, store or checkpoint is."""
+    """Say what a video file, store, checkpoint or classifier is."""
     from videoclip.describe import describe
 
     for name, value in describe(args.path).items():

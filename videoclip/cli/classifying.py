@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from videoclip.classify.reader import Reader
     from videoclip.data.classes import ClassList, Sentences
     from videoclip.data.manifest import Clip
+    from videoclip.data.protocol import Protocol
     from videoclip.store import FeatureStore
 
 
@@ -30,13 +31,14 @@ def _fit(args: argparse.Namespace) -> None:
     method = parse_method(args.method)
     reader = _reader(args)
     everything = _labelled(args, reader.store)
-    train = _of_split(args, everything, args.split)
+    split = args.split or _usual(everything, "train")
+    train = _of_split(args, everything, split)
     classes = _classes(args, train)
     validation = _of_split(args, everything, args.validation) if args.validation else []
     needs = needs_of(method)
     drawn = draw(train, classes, args.shots, args.seed, validation) if "support" in needs else Shots([], [], "none")
     pool = _of_split(args, everything, args.unlabelled) if args.unlabelled else train
-    bank = bank_of(args.bank) if args.bank else ()
+    bank = bank_of(args.bank, split)
     task = Task.of(reader.model, classes, _sentences(args, classes), "tower" in needs, bank)
     about = {"shots": args.shots, "manifest": str(args.manifest) if args.manifest else "folders of the store"}
     head = fit_head(method, reader, task, drawn, pool, args.seed, args.checkpoint, about)
@@ -55,64 +57,42 @@ def _fit(args: argparse.Namespace) -> None:
 
 def _eval(args: argparse.Namespace) -> None:
     """Test fitted classifiers on a split; several together are an ensemble."""
-    from videoclip.classify.evaluate import Other, check_apart, judge, together, views_of, weigh
+    from videoclip.classify.evaluate import Other, apart, judge_together, views_of
     from videoclip.classify.head import load_head
     from videoclip.classify.reader import Reader
-    from videoclip.classify.report import plot_confusion
+    from videoclip.data.protocol import load_protocol
     from videoclip.errors import DataError
     from videoclip.store import FeatureStore
 
-    heads = [load_head(path) for path in args.head]
+    heads, protocol = [load_head(path) for path in args.head], load_protocol(args.protocol)
     stores = [FeatureStore(path) for path in args.store]
     if len(stores) not in (1, len(heads)):
         raise DataError(f"{len(heads)} classifiers need one store, or one each; {len(stores)} were given.")
     stores = stores * len(heads) if len(stores) == 1 else stores
+    if args.classes and not args.transfer:
+        heads[0].classes.check(_classes(args, []))
     for head, store in zip(heads, stores, strict=True):
         head.check_backbone(store.recipe.backbone, str(store.folder))
-        heads[0].classes.check(head.classes)
-        if args.classes and not args.transfer:
-            head.classes.check(_classes(args, []))
-    everything = _labelled(args, stores[0])
-    clips = _of_split(args, everything, args.split)
-    if not args.split:
-        clips = check_apart(heads[0], clips)
-    other = None
+    everything = _labelled(args, stores[0], protocol)
+    split = args.split or _usual(everything, "test")
+    clips = _of_split(args, everything, split) if split else apart(heads, everything)
+    other, sentences = None, heads[0].sentences
     if args.transfer:
-        classes = _classes(args, clips)
-        other = Other(classes, _sentences(args, classes))
+        said = _sentences(args, _classes(args, clips))
+        other, sentences = Other(_classes(args, clips), said), said.label()
     readers = [Reader(store, head.model()) for head, store in zip(heads, stores, strict=True)]
-    views = views_of(args.clips, args.crops)
-    judged = [judge(head, reader, clips, views, other) for head, reader in zip(heads, readers, strict=True)]
-    chosen = None
-    if len(heads) > 1 and args.weigh_on:
-        tuning = _of_split(args, everything, args.weigh_on)
-        each = [judge(h, r, tuning, views, other).found for h, r in zip(heads, readers, strict=True)]
-        chosen = weigh(each)
-    found = together([one.found for one in judged], list(chosen.values.values()) if chosen else None)
+    tuning = _of_split(args, everything, args.weigh_on) if args.weigh_on else []
+    judged = judge_together(heads, readers, clips, views_of(args.clips, args.crops), other, tuning)
     summary = {
-        **found.summary(),
-        "classes": len(judged[0].classes),
-        "class_list": judged[0].classes.fingerprint,
-        "sentences": heads[0].sentences
-        if other is None
-        else {"name": other.sentences.name, "fingerprint": other.sentences.fingerprint},
-        "split": args.split or "clips that no classifier was fitted on",
-        "views": len(views),
-        "notes": judged[0].notes,
-        "weights": chosen.summary() if chosen else None,
-        "classifiers": [str(path) for path in args.head],
+        **judged.summary(),
+        "sentences": sentences,
+        "protocol": protocol.label(split or "clips that no classifier was fitted on", clips),
+        "stores": [store.fingerprint for store in stores],
+        "classifiers": [{"file": str(path), **head.facts()} for path, head in zip(args.head, heads, strict=True)],
     }
     print(json.dumps(summary, indent=2))
     if args.out:
-        from videoclip.training.run import replace_text
-
-        args.out.mkdir(parents=True, exist_ok=True)
-        replace_text(args.out / "recognition.json", json.dumps(summary, indent=2) + "\n")
-        rows = zip(judged[0].ids, found.labels.tolist(), found.probabilities.argmax(1).tolist(), strict=True)
-        names = judged[0].classes.labels
-        lines = [json.dumps({"id": i, "label": names[a], "predicted": names[b]}) + "\n" for i, a, b in rows]
-        replace_text(args.out / "predictions.jsonl", "".join(lines))
-        plot_confusion(found.confusion, names, args.out / "confusion.png")
+        judged.write(args.out, summary)
 
 
 def _predict(args: argparse.Namespace) -> None:
@@ -133,23 +113,19 @@ def _predict(args: argparse.Namespace) -> None:
 
 def _bench(args: argparse.Namespace) -> None:
     """Compare methods over shots and seeds: table, plot, JSON."""
-    from videoclip.classify.bench import Novel, all_methods, bench, halves, make_folds, runnable
+    from videoclip.classify.bench import Novel, all_methods, bench, write_bench
     from videoclip.classify.fit import Task, needs_of, parse_method
     from videoclip.classify.reader import bank_of, class_texts
-    from videoclip.classify.report import markdown, plot
-    from videoclip.training.run import replace_text
+    from videoclip.classify.samples import halves, make_folds
 
     reader = _reader(args)
     methods = {text: parse_method(text) for text in args.methods or all_methods()}
-    methods, left_out = runnable(methods, args.bank is not None)
-    for name, why in left_out.items():
-        print(f"left out: {name} {why}")
     everything = _labelled(args, reader.store)
     classes = _classes(args, everything if args.leave_group_out else _of_split(args, everything, args.train))
     classes, new = halves(classes) if args.novel == "half" else (classes, classes)
     folds = make_folds(everything, classes, args.train, args.validation, args.test, args.leave_group_out)
     prompts = any("tower" in needs_of(method) for method in methods.values())
-    bank = bank_of(args.bank) if args.bank else ()
+    bank = bank_of(args.bank, None if args.leave_group_out else args.train)
     task = Task.of(reader.model, classes, _sentences(args, classes), prompts, bank)
     novel = None
     if args.novel:
@@ -159,18 +135,7 @@ def _bench(args: argparse.Namespace) -> None:
         novel = Novel(new, texts, [clip for clip in tested if clip.label in new.labels])
     seeds = list(range(args.seed, args.seed + args.seeds))
     results = bench(methods, task, reader, folds, args.shots, seeds, args.out, novel)
-    results |= {
-        "store": reader.store.fingerprint,
-        "class_list": classes.fingerprint,
-        "sentences": {"name": task.sentences.name, "fingerprint": task.sentences.fingerprint},
-        "folds": len(folds),
-        "left_out": left_out,
-    }
-    replace_text(args.out / "bench.json", json.dumps(results, indent=2) + "\n")
-    replace_text(args.out / "bench.md", markdown(results))
-    plot(results, args.out / "bench.png")
-    print(markdown(results))
-    print(f"{args.out}: bench.json, bench.md, bench.png")
+    print(write_bench(results, args.out))
 
 
 def _reader(args: argparse.Namespace) -> Reader:
@@ -182,16 +147,24 @@ def _reader(args: argparse.Namespace) -> Reader:
     return Reader(store, load_model(args.checkpoint) if args.checkpoint else plain_model(store, args.frames))
 
 
-def _labelled(args: argparse.Namespace, store: FeatureStore) -> list[Clip]:
+def _labelled(args: argparse.Namespace, store: FeatureStore, protocol: Protocol | None = None) -> list[Clip]:
     """Clips with labels: of the manifest, else of the store by folder; those that the store lacks are counted."""
     from videoclip.classify.samples import clips_by_folder
     from videoclip.data.manifest import labelled, read_manifest
 
+    if protocol is not None and args.split and args.manifest:
+        whole = [clip for clip in read_manifest(args.manifest) if clip.split == args.split]
+        protocol.check(args.split, whole, args.manifest)
     clips = labelled(read_manifest(args.manifest), None, args.manifest) if args.manifest else clips_by_folder(store)
     there = [clip for clip in clips if clip.id in store]
     if len(there) < len(clips):
         print(f"{len(clips) - len(there)} of {len(clips)} labelled clips are not in the store and are left out")
     return there
+
+
+def _usual(clips: list[Clip], split: str) -> str | None:
+    """A split by its usual name, where there is one."""
+    return split if any(clip.split == split for clip in clips) else None
 
 
 def _of_split(args: argparse.Namespace, clips: list[Clip], split: str | None) -> list[Clip]:
@@ -217,7 +190,9 @@ def _store_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--frames", type=count, help="of a clip that are pooled (default: all that are stored)")
     sub.add_argument("--checkpoint", type=Path, help="a trained model that pools them, in place of their mean")
     _label_arguments(sub)
-    sub.add_argument("--bank", type=Path, help="captions for x_more, a line each")
+    sub.add_argument(
+        "--bank", type=Path, help="captions for x_more: a file with one a line, or a manifest, of its training split"
+    )
     sub.add_argument("--validation", metavar="SPLIT", help="to choose on (default: up to 4 training clips a class)")
     sub.add_argument("--seed", type=int, default=0, help="of the shots and of the fitting")
 
@@ -235,7 +210,7 @@ def _fit_arguments(sub: argparse.ArgumentParser) -> None:
     _store_arguments(sub)
     sub.add_argument("--method", default="gda", help="name, or name:option=value,option=value (a wrong name lists all)")
     sub.add_argument("--shots", type=count, help="labelled clips of each class (default: all)")
-    sub.add_argument("--split", help="to learn from (default: all labelled clips)")
+    sub.add_argument("--split", help="to learn from (default: train, or all clips where there is no such split)")
     sub.add_argument("--unlabelled", metavar="SPLIT", help="for methods without labels (default: what is learned from)")
     sub.add_argument("--out", type=Path, default=Path("classifier.safetensors"))
 
@@ -244,7 +219,8 @@ def _eval_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("head", nargs="+", type=Path, help="one classifier, or several for an ensemble")
     sub.add_argument("--store", nargs="+", required=True, help="one, or one for each classifier")
     _label_arguments(sub)
-    sub.add_argument("--split", help="to test on (default: all labelled clips that it was not fitted on)")
+    sub.add_argument("--split", help="to test on (default: test, or all that it was not fitted on)")
+    sub.add_argument("--protocol", default="custom", help="check the split against this card (ucf101_split1)")
     sub.add_argument("--clips", type=count, default=1, help="choices of frames whose predictions are averaged")
     sub.add_argument("--crops", action="store_true", help="also average over the three stored crops")
     sub.add_argument("--weigh-on", metavar="SPLIT", help="choose the ensemble's weights there (default: equal)")

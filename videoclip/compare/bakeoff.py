@@ -16,10 +16,11 @@ from videoclip.compare.seeds import with_seed
 from videoclip.config import RunConfig
 from videoclip.demo import prepare_data
 from videoclip.errors import ConfigError
+from videoclip.files import replace_text
 from videoclip.metrics import bootstrap_interval, hits, verdict, with_interval
 from videoclip.store import FeatureStore
 from videoclip.training.loop import train
-from videoclip.training.run import read_ranks, replace_text
+from videoclip.training.run import read_ranks
 
 SIGNS = {"better": "+", "worse": "-", "cannot tell": "?"}
 

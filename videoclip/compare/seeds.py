@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from videoclip.config import RunConfig
+from videoclip.files import replace_text
 from videoclip.metrics import bootstrap_interval, hits
 from videoclip.training.loop import train
-from videoclip.training.run import read_ranks, replace_text
+from videoclip.training.run import read_ranks
 
 
 def with_seed(config: RunConfig, seed: int) -> RunConfig:

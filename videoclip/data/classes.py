@@ -134,6 +134,10 @@ class Sentences:
         """Hash of all sentences in order."""
         return _hash("\t".join(sentences) for sentences in self.texts)
 
+    def label(self) -> dict[str, str]:
+        """Name and hash, for a report."""
+        return {"name": self.name, "fingerprint": self.fingerprint}
+
 
 def sentences_about(classes: ClassList, templates: str | Path = "video", descriptions: Path | None = None) -> Sentences:
     """Every template with every class, and behind them a class's descriptions.

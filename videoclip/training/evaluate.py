@@ -17,6 +17,7 @@ from torch import Tensor
 from videoclip.data.manifest import Clip
 from videoclip.errors import DataError
 from videoclip.features import TextFeatures, VideoFeatures, VideoPixels
+from videoclip.files import replace_text
 from videoclip.metrics import bootstrap_interval, hits, metrics_of
 from videoclip.metrics.ranks import Ranks, Scores, VideoToText, rank
 from videoclip.model import VIDEOS_AT_ONCE, VideoTextModel
@@ -24,7 +25,6 @@ from videoclip.store import FeatureStore
 from videoclip.store.dataset import ClipsAsPixels, ClipsInContext, StoredClips, ahead, captions, in_store
 from videoclip.store.source import PixelSource, Source, texts_of
 from videoclip.training.processes import gather_parts, join, place
-from videoclip.training.run import replace_text
 
 TEXTS_AT_ONCE = 256  # rounding depends on it, so it is the same for every number of processes
 

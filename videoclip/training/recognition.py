@@ -19,6 +19,7 @@ from videoclip.config import TrainConfig
 from videoclip.data.classes import ClassList, Sentences
 from videoclip.data.manifest import Clip
 from videoclip.features import TextFeatures, VideoFeatures, VideoPixels
+from videoclip.files import replace_text
 from videoclip.layers import masked_mean
 from videoclip.metrics.classes import Recognition
 from videoclip.metrics.ranks import mean_places
@@ -26,7 +27,6 @@ from videoclip.model import VideoTextModel
 from videoclip.store.dataset import Batch, in_store
 from videoclip.store.source import Source
 from videoclip.training.evaluate import encode_gallery, scoring
-from videoclip.training.run import replace_text
 from videoclip.training.task import ContrastiveTask, Encoded
 
 TEXTS_AT_ONCE = 256

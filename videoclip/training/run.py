@@ -19,6 +19,7 @@ import torch
 
 from videoclip.config import RunConfig, dump, load_config
 from videoclip.errors import CheckpointError, DataError
+from videoclip.files import replace_text
 from videoclip.training.card import model_card
 
 
@@ -140,10 +141,3 @@ def _git_state(folder: Path) -> dict[str, Any] | None:
         }
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a whole file or leave the old one."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
