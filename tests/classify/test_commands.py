@@ -64,6 +64,13 @@ def head_of(reader: Reader, objects: list[Clip], method: str = "gda", shots: int
     return fit_head(parse_method(method), reader, task, draw(train, task.classes, shots, 0))
 
 
+def cheaply() -> list[str]:
+    """Every method, with as little training as it takes."""
+    few = dict.fromkeys(("coop", "eco", "pre", "prograd", "temporal_encoder"), "epochs=2")
+    few |= {"upl": "runs=1,epochs=2", "grip": "rounds=2,epochs=6", "cocoop": "epochs=1"}
+    return [f"{name}:{few.get(name, '')}" for name in components("classifier")]
+
+
 def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
     code = main([str(argument) for argument in arguments])
     out = capsys.readouterr()
@@ -115,13 +122,12 @@ def test_a_prediction_on_a_file_is_that_of_the_store(reader: Reader, objects: li
 
 
 def test_every_method_survives_its_file(reader: Reader, objects: list[Clip], tmp_path: Path) -> None:
-    cheap = {"upl": "runs=1,epochs=2", "grip": "rounds=1,epochs=6", "cocoop": "epochs=1", "linear_probe": ""}
     train, clips = [c for c in objects if c.split == "train"], [c for c in objects if c.split == "test"]
     task = task_of(reader, train, prompts=True)
     shots = draw(train, task.classes, 2, 0)
-    for name, kind in components("classifier").items():
-        trained = "tower" in kind.needs and name not in ("tpt", *cheap)
-        method = parse_method(f"{name}:{'epochs=2' if trained else cheap.get(name, '')}")
+    for text in cheaply():
+        method = parse_method(text)
+        name = method.name
         head = fit_head(method, reader, task, shots, train)
         head.save(tmp_path / name)
         again = load_head(tmp_path / name)
@@ -219,15 +225,7 @@ def test_wrong_test_labels_change_no_prediction(reader: Reader, objects: list[Cl
     task = task_of(reader, train, prompts=True)
     wrong = dict(zip(task.classes.labels, [*task.classes.labels[1:], task.classes.labels[0]], strict=True))
     planted = [clip.model_copy(update={"label": wrong[str(clip.label)]}) for clip in tested]
-    cheap = [
-        "coop:epochs=2",
-        "cocoop:epochs=1",
-        "upl:runs=1,epochs=2",
-        "grip:rounds=1,epochs=6",
-        "temporal_encoder:epochs=2",
-    ]
-    rest = [n for n in components("classifier") if n not in ("coop", "cocoop", "upl", "grip", "temporal_encoder")]
-    methods = {text: parse_method(text) for text in [*cheap, *(n for n in rest if n not in ("pre", "eco", "prograd"))]}
+    methods = {text: parse_method(text) for text in cheaply()}
     fits, accuracy = [], []
     for name, clips in (("true", tested), ("planted", planted)):
         found = bench(methods, task, reader, [Fold(train, [], clips)], [1], [0], tmp_path / name)
@@ -402,17 +400,7 @@ def test_every_method_on_real_clips(shared: Path, tiny: OpenClip, tmp_path: Path
     reader, classes = Reader(store, plain_model(store)), classes_of(clips)
     bank = ["a baby crawls", "a man boxes", "push-ups", "two people fight"]
     task = Task.of(reader.model, classes, sentences_about(classes, "clip_ucf101"), True, bank)
-    cheap = {
-        "upl": "runs=1,epochs=2",
-        "grip": "rounds=2,epochs=6",
-        "cocoop": "epochs=1",
-        "temporal_encoder": "epochs=2",
-    }
-    texts = [
-        f"{n}:{cheap.get(n, 'epochs=2' if n in ('coop', 'eco', 'pre', 'prograd') else '')}"
-        for n in components("classifier")
-    ]
-    methods = {text: parse_method(text) for text in texts}
+    methods = {text: parse_method(text) for text in cheaply()}
     found = bench(
         methods, task, reader, make_folds(clips, classes, "train", None, "test", False), [1], [0], tmp_path / "b"
     )

@@ -186,6 +186,10 @@ class Classifier:
         """(N, K); no label is read, and no clip depends on the others unless the class says that it does."""
         raise NotImplementedError
 
+    def probabilities(self, clips: Clips) -> Tensor:
+        """(N, K), the softmax of the logits."""
+        return self.logits(clips).softmax(1)
+
     def transferred(self, texts: ClassTexts) -> Classifier:
         """The same for other classes, of which only texts are known.
 

@@ -53,7 +53,7 @@ class Proker(Classifier):
         keys = unit(shots.passes.flatten(0, 1)) if every else unit(unit(shots.passes).mean(0))
         labels = shots.known.repeat(len(shots.passes) if every else 1)
         residual = one_hot(labels, len(weights)) - keys @ weights.T
-        self.keep(weights=weights, keys=keys)
+        self.keep(scale=lesson.scale, weights=weights, keys=keys)
         self.choose(self._search(residual, lesson.validation))
         values = self.found.values if self.found else self.start
         self.keep(coefficients=coefficients(keys, residual, values["beta"], values["ridge"]))
@@ -77,6 +77,10 @@ class Proker(Classifier):
         """(N, K), of the size of cosines."""
         own, rows = self.tensors, unit(clips.pooled)
         return rows @ own["weights"].T + affinity(rows @ own["keys"].T, own["beta"]) @ own["coefficients"]
+
+    def probabilities(self, clips: Clips) -> Tensor:
+        """(N, K), the softmax of the logits times the backbone's scale, without which it would be nearly even."""
+        return (self.tensors["scale"] * self.logits(clips)).softmax(1)
 
 
 def coefficients(keys: Tensor, residual: Tensor, beta: float, ridge: float) -> Tensor:

@@ -158,8 +158,8 @@ def fit_head(
 
 @torch.no_grad()
 def probabilities(classifier: Classifier, views: Sequence[Clips]) -> Tensor:
-    """(N, K), the mean softmax over views of the same clips, whose labels nobody can read."""
-    return torch.stack([classifier.logits(view.without_labels()).softmax(1) for view in views]).mean(0)
+    """(N, K), the mean over views of the same clips, whose labels nobody can read."""
+    return torch.stack([classifier.probabilities(view.without_labels()) for view in views]).mean(0)
 
 
 def _value(text: str) -> Any:
