@@ -54,7 +54,8 @@ def create(kind: Kind, name: str, options: Mapping[str, Any] | None = None, **su
     problems = check_component(kind, name, options or {}, kind)
     if problems:
         raise ConfigError(f"{kind} {name!r}", problems)
-    return components(kind)[name](**supplied, **(options or {}))
+    component = components(kind)[name]
+    return component(**supplied, **dict(_validated(component, options or {})))
 
 
 def check_component(kind: Kind, name: str, options: Mapping[str, Any], key: str) -> list[str]:
@@ -66,13 +67,19 @@ def check_component(kind: Kind, name: str, options: Mapping[str, Any], key: str)
     problems = [
         unknown(f"{key}.{o}", o, list(parameters), f"no option of {name}") for o in options if o not in parameters
     ]
-    fields: dict[str, Any] = {n: parameters[n] for n in options if n in parameters}
-    model = pydantic.create_model("Options", __config__=pydantic.ConfigDict(strict=False), **fields)
     try:
-        model(**{n: options[n] for n in fields})
+        _validated(known[name], {n: value for n, value in options.items() if n in parameters})
     except pydantic.ValidationError as error:
         problems += [f"{key}.{e['loc'][0]}: {e['msg']}, got {e['input']!r}" for e in error.errors()]
     return problems
+
+
+def _validated(component: type[Any], options: Mapping[str, Any]) -> pydantic.BaseModel:
+    """Options as their types want them: a whole number for 100.0 where that is asked for."""
+    types = option_types(component)
+    fields: dict[str, Any] = {name: types[name] for name in options}
+    model = pydantic.create_model("Options", __config__=pydantic.ConfigDict(strict=False), **fields)
+    return model(**options)
 
 
 def option_types(component: type[Any]) -> dict[str, tuple[Any, Any]]:

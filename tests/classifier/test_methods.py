@@ -23,7 +23,7 @@ from videoclip.classifier.prograd import projected
 from videoclip.classifier.proker import coefficients
 from videoclip.classifier.tpt import entropy_of_mean, surest
 from videoclip.classifier.x_more import confidence
-from videoclip.errors import DataError
+from videoclip.errors import ConfigError, DataError
 from videoclip.layers import unit
 from videoclip.registry import components, create
 
@@ -285,3 +285,35 @@ def test_fpl_takes_its_quota_once_and_supervision_helps_itself_to_labels(lesson:
     plain, taught = (fitted("grip", lesson, rounds=1, confident=4, supervised=flag) for flag in (False, True))
     assert not torch.equal(plain.tensors["weights"], taught.tensors["weights"])
     assert right(taught.logits(test_clips), test_clips.known) > 12
+
+
+def test_copies_of_one_clip_have_no_covariance(lesson: Lesson, test_clips: Clips) -> None:
+    """A class with one clip that shots repeat: rounding must not become a precision of 1e14."""
+    assert lesson.support is not None
+    alone = lesson.support[torch.tensor([0, 3, 6, 9]).repeat_interleave(3)]
+    bare = Clips(alone.pooled, alone.labels)
+    gda = fitted("gda", Lesson(lesson.texts, lesson.scale, bare))
+    logits, zero = gda.logits(test_clips), gda.zero_shot(test_clips)
+    torch.testing.assert_close(logits - logits[:, :1], zero - zero[:, :1])
+
+
+def test_one_class_is_none(lesson: Lesson) -> None:
+    with pytest.raises(DataError, match="at least two classes"):
+        Lesson(ClassTexts(NAMES[:1], lesson.texts.sentences[:1]), 20.0)
+
+
+def test_options_have_their_types_and_limits() -> None:
+    assert create("classifier", "coop", {"context": 4.0}).context == 4
+    for name, options in (
+        ("tip_adapter_f", {"epochs": 0}),
+        ("tip_adapter", {"beta_steps": 0}),
+        ("proker", {"ridge_steps": 0}),
+    ):
+        with pytest.raises(ConfigError, match="at least"):
+            create("classifier", name, options)
+
+
+def test_probability_ensembles_need_equally_many_sentences(lesson: Lesson) -> None:
+    texts = ClassTexts(NAMES, (lesson.texts.sentences[0][:1], *lesson.texts.sentences[1:]))
+    with pytest.raises(DataError, match="equally many sentences"):
+        fitted("zero_shot", Lesson(texts, 20.0), ensemble="probabilities")

@@ -97,6 +97,8 @@ def test_fit_test_and_predict(
         *about["fitted_on"]["validation"]
     }
     test = ("classify", "eval", head, "--store", shapes_store.folder, *common, "--split", "test")
+    code, out, err = run(capsys, "info", head)
+    assert code == 0 and "method:" in out and '"name": "tip_adapter"' in out
     code, out, err = run(capsys, *test, "--clips", 2, "--out", tmp_path / "tested")
     assert code == 0, err
     found = json.loads(out[out.index("{") :])
@@ -430,3 +432,55 @@ def test_recognition_metrics_against_loops() -> None:
     assert found.confusion.sum() == 40 and found.confusion.diagonal().sum() == round(40 * metrics["top-1"] / 100)
     with pytest.raises(DataError, match="NaN"):
         Recognition(probabilities / 0 * 0, labels)
+
+
+def test_what_would_spoil_a_number_is_refused_or_said(
+    reader: Reader,
+    objects: list[Clip],
+    manifest: Path,
+    shapes_store: FeatureStore,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in ("zero_shot", "gda"):
+        head_of(reader, objects, name).save(tmp_path / name)
+    both, common = (tmp_path / "zero_shot", tmp_path / "gda"), ("--manifest", manifest, "--store", shapes_store.folder)
+    code, out, _ = run(capsys, "classify", "eval", *both, *common, "--weigh-on", "test")
+    assert code == 0 and "the weights were chosen on" in out and "this is no test" in out
+    code, out, _ = run(capsys, "classify", "eval", both[1], *common, "--split", "train")
+    assert code == 0 and "of these clips were fitted or tuned on: this is no test" in out
+    code, _, err = run(capsys, "classify", "eval", both[1], *common, "--protocol", "ucf101_split1")
+    assert code == 1 and "has 3783 videos" in err  # test is the split, though nobody said so
+    classes = classes_of(objects)
+    for train, validation in (("test", None), ("train", "test")):
+        with pytest.raises(DataError, match="would also be learned from or chosen on"):
+            make_folds(objects, classes, train, validation, "test", False)
+    bench_of = ("classify", "bench", shapes_store.folder, "--manifest", manifest, "--shots", 1, "--seeds", 1)
+    for more, message in (
+        (("--methods", "x_more"), "No method could run: x_more: x_more needs a bank"),
+        (("--methods", "gda", "gda:"), "named twice"),
+        (("--methods", "gda", "--novel", "val"), "novel classes are learned, too"),
+        (("--methods", "gda", "--leave-group-out", "--bank", manifest), "give --bank a text"),
+    ):
+        code, _, err = run(capsys, *bench_of, *more, "--out", tmp_path / "b")
+        assert code == 1 and message in err, err
+    code, _, err = run(capsys, "classify", "fit", shapes_store.folder, "--checkpoint", tmp_path, "--frames", 2)
+    assert code == 1 and "a --checkpoint has a number of its own" in err
+
+
+def test_a_bench_fits_again_when_features_change(reader: Reader, objects: list[Clip], tmp_path: Path) -> None:
+    train = [c for c in objects if c.split == "train"]
+    task, folds = task_of(reader, train), make_folds(objects, classes_of(train), "train", None, "test", False)
+    for frames, lines in ((12, 1), (12, 1), (3, 2)):
+        other = Reader(reader.store, plain_model(reader.store, frames=frames))
+        bench({"gda": parse_method("gda")}, task, other, folds, [1], [0], tmp_path)
+        assert len((tmp_path / "fits.jsonl").read_text().splitlines()) == lines
+
+
+def test_models_that_pool_no_clip_alone_are_refused(shapes_store: FeatureStore) -> None:
+    with pytest.raises(DataError, match="gives no vector of a clip alone"):
+        Reader(shapes_store, create_model("tiny", similarity="query_scoring").eval()).clips(
+            [Clip(id=i, path=i) for i in shapes_store.ids], None
+        )
+    with pytest.raises(DataError, match="holds no pixels"):
+        Reader(shapes_store, create_model("tiny", image_tuning="full").eval())

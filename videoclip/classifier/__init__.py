@@ -126,6 +126,10 @@ class Lesson:
     bank: Tensor | None = None
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if len(self.texts) < 2:
+            raise DataError(f"Recognition needs at least two classes; there is only {self.texts.names}.")
+
     @property
     def shots(self) -> Clips:
         """The support.

@@ -19,7 +19,8 @@ class Dpa(Classifier):
     """Pseudo-labels from class texts and from class means together, weighed by how far both agree, train the texts.
 
     Source: Ali et al., DPA, WACV 2025, arXiv:2408.08855, on features alone: there the image tower's LayerNorms learn,
-    too, and lr is 1e-5. The strong view is another stored view of the clip, where there is one. No label is read.
+    too, lr is 1e-5 and falls to 2e-6, and gradients are clipped. The strong view is another stored view of the clip,
+    where there is one. No label is read.
 
     Args:
         mixture: of the class means' prediction in the pseudo-label.

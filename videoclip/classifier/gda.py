@@ -20,6 +20,7 @@ class Gda(Classifier):
     """Zero-shot logits + alpha x those of Gaussians with one covariance for all classes.
 
     Source: Wang et al., A Hard-to-Beat Baseline, ICLR 2024, arXiv:2402.04087. Every augmented pass counts as a clip.
+    With a single clip of each class and no passes there is no covariance, and the class texts decide alone.
 
     Args:
         covariance: ``shrunken``, of all clips around their class means, towards the identity (the few-shot form);
@@ -39,7 +40,9 @@ class Gda(Classifier):
         rows, labels = unit(passes.flatten(0, 1)), lesson.shots.known.repeat(len(passes))
         means = class_means(rows, labels, len(lesson.texts))
         if self.covariance == "shrunken":
-            precision = _shrunken_precision(rows - means[labels])
+            centred = rows - means[labels]
+            copies = centred.norm(dim=1, keepdim=True) < 1e-5  # of their class's only clip, but for rounding
+            precision = _shrunken_precision(centred.masked_fill(copies, 0))
         else:
             precision = torch.linalg.pinv(_mean_covariance(rows, labels, len(means)), hermitian=True)
         self._rows = rows

@@ -21,8 +21,8 @@ class MultiModalAdapter(Classifier):
 
     Source: Seputis et al., 2024, arXiv:2408.12964, as in dqmis/clip-mma: the mask adds 1 to attention between text and
     clip and hides nothing. With ``blocked`` it is helen1126/Collation-of-clip-mma's: a text sees the clip alone, the
-    clip the texts alone. The authors stop early on validation clips; here all epochs run, and the best one on
-    validation clips is kept.
+    clip the texts alone. The authors train up to 100 epochs and stop early on validation clips; here fewer run, all of
+    them, and the best one on validation clips is kept.
 
     Args:
         blocked: see above.
@@ -56,12 +56,14 @@ class MultiModalAdapter(Classifier):
 
         parameters = list(block.parameters())
         learn(parameters, backward, len(shots), self.schedule, lesson.seed, score=score if validation else None)
+        block.log_scale.data.clamp_(0, math.log(100))
         self.keep(**{f"block.{name}": tensor for name, tensor in block.state_dict().items()})
 
     def logits(self, clips: Clips) -> Tensor:
         """(N, K)."""
         weights = {n.removeprefix("block."): t for n, t in self.tensors.items() if n.startswith("block.")}
-        block = _Block(clips.pooled.shape[1], self.blocked, self.ratio, 0.0)
+        with torch.random.fork_rng():  # its random weights are replaced
+            block = _Block(clips.pooled.shape[1], self.blocked, self.ratio, 0.0)
         parts = unit(clips.pooled).split(self.schedule.batch)
         return torch.cat([functional_call(block, weights, (part, self.tensors["weights"])) for part in parts])
 

@@ -13,7 +13,8 @@ from videoclip.classifier.parts.prompts import PromptTower
 class Pre(Coop):
     """CoOp with V + BiLSTM(V) in place of the vectors V, which start from words.
 
-    Source: Pham Minh Anh et al., PRE, 2023, arXiv:2309.07760, the shared LSTM of its configuration.
+    Source: Pham Minh Anh et al., PRE, 2023, arXiv:2309.07760, the shared LSTM of its configuration, which has 50
+    epochs; here they go by the number of shots, as in CoOp.
 
     Args:
         words: first values of the vectors.

@@ -72,7 +72,8 @@ class TemporalEncoder(Classifier):
     def logits(self, clips: Clips) -> Tensor:
         """(N, K)."""
         weights = {n.removeprefix("head."): t for n, t in self.tensors.items() if n.startswith("head.")}
-        head = self._head(weights["classes"]).eval()
+        with torch.random.fork_rng():  # its random weights are replaced
+            head = self._head(weights["classes"]).eval()
         scores: Tensor = functional_call(head, weights, _frames(clips))
         return self.tensors["scale"] * scores
 

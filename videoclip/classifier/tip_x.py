@@ -20,7 +20,7 @@ class TipX(Classifier):
     a clip's answer does not depend on its neighbours.
 
     Args:
-        alpha, beta, gamma: where nothing can be searched.
+        alpha, beta, gamma: where nothing can be searched; these are this package's.
         alpha_max, beta_max, gamma_max, alpha_steps, beta_steps, gamma_steps: the grid, its ends left out.
         temperature: of the distributions.
     """

@@ -16,13 +16,14 @@ from videoclip.layers import unit
 class XMore(Classifier):
     """The clip's own prediction and that of the captions nearest to it, each by its confidence.
 
-    Source: Eom et al., X-MoRe, 2023, arXiv:2308.12555. Captions come from a bank; the authors search one of hundreds of
-    millions of pairs.
+    Source: Eom et al., X-MoRe, 2023, arXiv:2308.12555. Captions come from a bank, and are taken as they are; that of
+    the authors holds hundreds of millions of pairs.
 
     Args:
         captions: how many of the bank's.
         weighing: ``own`` weighs both by their confidence in this clip. ``history`` is the authors': each confidence is
-            divided by the sum of its kind so far, so that an answer depends on the clips before it.
+            divided by the sum of its kind so far, among the clips that come together, so that an answer depends on
+            those before it.
     """
 
     needs = frozenset({"bank"})

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from videoclip.classifier import Classifier, ClassTexts, Clips, Lesson
+from videoclip.errors import DataError
 from videoclip.layers import unit
 
 
@@ -48,4 +49,6 @@ class ZeroShot(Classifier):
         if self.ensemble == "embeddings":
             self.keep(weights=texts.weights)
         else:
+            if len({len(rows) for rows in texts.sentences}) > 1:
+                raise DataError("ensemble=probabilities needs equally many sentences about every class.")
             self.keep(sentences=torch.stack([unit(rows) for rows in texts.sentences], 1))

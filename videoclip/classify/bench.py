@@ -87,6 +87,12 @@ def bench(
     Returns:
         Rows of method and shots, ready for ``bench.json``; and of each method that cannot run, why.
     """
+    if len({json.dumps(method.model_dump(), sort_keys=True) for method in methods.values()}) < len(methods):
+        raise DataError("A method is named twice, in other words; name it once.")
+    if novel is not None and (known := set(novel.classes.labels) & set(task.classes.labels)):
+        raise DataError(f"{len(known)} novel classes are learned, too, such as {min(known)!r}.")
+    if novel is not None and len(folds) > 1:
+        raise DataError("Base to novel is tested on splits: leave no group out.")
     read, features = _reading(reader, task, folds, novel, {need for m in methods.values() for need in needs_of(m)})
     out.mkdir(parents=True, exist_ok=True)
     done = {fit.key: fit for fit in _read_fits(out / FITS)}
@@ -108,17 +114,22 @@ def bench(
     tested = [clip for fold in folds for clip in fold.test]
     truth = {clip.id: str(clip.label) for clip in [*tested, *(novel.clips if novel else ())]}
     names = [name for name in methods if name not in left_out]
+    if not names:
+        raise DataError("No method could run: " + "; ".join(f"{name}: {why}" for name, why in left_out.items()))
     more = {"class_list": task.classes.fingerprint, "sentences": task.sentences.label(), "folds": len(folds)}
     more |= {"store": reader.store.fingerprint, "frames": reader.model.config.frames, "left_out": left_out}
-    return _results(names, shots, seeds, fits, truth) | more
+    return _results({name: methods[name] for name in names}, shots, seeds, fits, truth) | more
 
 
 def write_bench(results: Mapping[str, Any], out: Path) -> str:
     """Leave ``bench.json``, ``bench.md`` and ``bench.png`` in a folder; what is worth printing."""
     replace_text(out / "bench.json", json.dumps(results, indent=2) + "\n")
     replace_text(out / "bench.md", markdown(results))
-    plot(results, out / "bench.png")
     why = [f"left out: {name}: {reason}\n" for name, reason in results["left_out"].items()]
+    try:
+        plot(results, out / "bench.png")
+    except VideoclipError as error:  # a table is worth having without its picture
+        why.append(f"no bench.png: {error}\n")
     return "".join([*why, markdown(results), f"\n{out}: bench.json, bench.md, bench.png"])
 
 
@@ -180,17 +191,23 @@ def _reading(
         found = pool[torch.tensor([places[clip.id] for clip in clips])]
         return found if with_labels else found.without_labels()
 
-    held = (pool.pooled, task.texts.weights, *(() if task.bank is None else (task.bank,)))
-    return read, hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in held)).hexdigest()
+    held = [pool.pooled, pool.views, pool.frames, pool.mask, pool.crops, task.texts.weights, task.bank]
+    held += [torch.tensor(task.scale), None if novel is None else novel.texts.weights]
+    content = b"".join(b"-" if tensor is None else tensor.numpy().tobytes() for tensor in held)
+    return read, hashlib.sha256(content).hexdigest()
 
 
 def _results(
-    names: Sequence[str], shots: Sequence[int], seeds: Sequence[int], fits: Sequence[Fit], truth: Mapping[str, str]
+    methods: Mapping[str, Component],
+    shots: Sequence[int],
+    seeds: Sequence[int],
+    fits: Sequence[Fit],
+    truth: Mapping[str, str],
 ) -> dict[str, Any]:
     """Here, for the first time, predictions meet the test clips' labels."""
     rows = []
     by_name: dict[tuple[str, int], np.ndarray] = {}
-    for name in names:
+    for name in methods:
         for count in shots:
             own = [fit for fit in fits if fit.method == name and fit.shots in (count, 0)]
             each = np.array([_of_seed(own, seed, "predicted", truth) for seed in seeds])
@@ -203,6 +220,7 @@ def _results(
                 "seeds": [float(one.mean()) for one in each],
                 "deviation": float(each.mean(1).std(ddof=1)) if len(seeds) > 1 else None,
                 "clips": len(hits),
+                "labelled": "support" in needs_of(methods[name]),
                 "seconds": float(np.mean([fit.seconds for fit in own])),
             }
             rows.append(row | _novel_columns(own, seeds, row["accuracy"], truth))
@@ -210,7 +228,7 @@ def _results(
         "shots": list(shots),
         "seeds": list(seeds),
         "rows": rows,
-        "differences": _differences(names, shots, by_name),
+        "differences": _differences(list(methods), shots, by_name),
     }
 
 

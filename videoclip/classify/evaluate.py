@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,7 @@ from videoclip.classify.reader import Reader, View, class_texts, pooled_of, prom
 from videoclip.classify.report import plot_confusion
 from videoclip.data.classes import ClassList, Sentences
 from videoclip.data.manifest import Clip
-from videoclip.errors import DataError
+from videoclip.errors import DataError, VideoclipError
 from videoclip.files import replace_text
 from videoclip.metrics.classes import Recognition
 from videoclip.video.views import CROPS
@@ -53,14 +54,15 @@ class Judged:
         return {**self.found.summary(), **facts, "weights": weights, "notes": self.notes}
 
     def write(self, folder: Path, summary: Mapping[str, Any]) -> None:
-        """Leave a summary, every prediction, and the picture of confusions in a folder."""
+        """Leave a summary, every prediction, and (with matplotlib) the picture of confusions in a folder."""
         folder.mkdir(parents=True, exist_ok=True)
         replace_text(folder / "recognition.json", json.dumps(summary, indent=2) + "\n")
         names, found = self.classes.labels, self.found
         rows = zip(self.ids, found.labels.tolist(), found.probabilities.argmax(1).tolist(), strict=True)
         lines = [json.dumps({"id": i, "label": names[a], "predicted": names[b]}) + "\n" for i, a, b in rows]
         replace_text(folder / "predictions.jsonl", "".join(lines))
-        plot_confusion(found.confusion, names, folder / "confusion.png")
+        with contextlib.suppress(VideoclipError):  # without matplotlib there is no picture, but all the rest
+            plot_confusion(found.confusion, names, folder / "confusion.png")
 
 
 def views_of(clips: int, crops: bool) -> list[View]:
@@ -137,6 +139,8 @@ def judge_together(
     weights = weigh([one.found for one in each(tuning)]) if tuning else None
     shares = None if weights is None else list(weights.values.values())
     notes = list(dict.fromkeys(note for one in judged for note in one.notes))
+    if shared := len({clip.id for clip in tuning} & {clip.id for clip in clips}):
+        notes.append(f"the weights were chosen on {shared} of these clips: this is no test")
     mixed = together([one.found for one in judged], shares)
     return Judged(mixed, judged[0].ids, judged[0].classes, len(views), notes, weights)
 

@@ -57,6 +57,8 @@ class Reader:
         self.store, self.model = store, model
         if model.backbone is not None:
             store.check_backbone(model.backbone)
+        if model.config.context:
+            raise DataError("This model reads a clip among its neighbours in the long video: it pools no clip alone.")
         if model.config.live_images and store.recipe.pixels is None:
             raise DataError(
                 f"{store.folder}: holds no pixels, and this model's image tower was trained: cache with --pixels, or "
@@ -73,6 +75,10 @@ class Reader:
         names = [] if self.model.config.live_images else self.store.recipe.views
         passes = [self._pooled(chosen, view=name) for name in names if name not in CROPS]
         frames = crops = mask = None
+        if "frames" in needs and self.model.config.live_images:
+            raise DataError(
+                "This method reads plain frames, and this model's image tower was trained: take another one."
+            )
         if "frames" in needs:
             plain = self._frames(chosen)
             frames, mask = plain.frames, plain.mask

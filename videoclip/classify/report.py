@@ -35,7 +35,7 @@ def markdown(results: Mapping[str, Any]) -> str:
 
 
 def plot(results: Mapping[str, Any], path: Path) -> None:
-    """Draw accuracy against shots, a line for each method; those that read no labels are dashed.
+    """Draw accuracy against shots, a line for each method; those that read no labelled clip are dashed.
 
     Raises:
         VideoclipError: matplotlib is not installed.
@@ -47,8 +47,11 @@ def plot(results: Mapping[str, Any], path: Path) -> None:
     styles = ("o", "s", "^", "v", "D", "P", "X")
     for number, name in enumerate(names):
         own = [row for row in results["rows"] if row["method"] == name]
-        flat = len({row["accuracy"] for row in own}) == 1 and len(shots) > 1
-        style = {"ls": "--", "marker": ""} if flat else {"ls": "-", "marker": styles[number // 10 % len(styles)]}
+        style = (
+            {"ls": "--", "marker": ""}
+            if not own[0]["labelled"]
+            else {"ls": "-", "marker": styles[number // 10 % len(styles)]}
+        )
         axis.plot(shots, [row["accuracy"] for row in own], label=name, lw=1.3, ms=4, **style)
     axis.set_xscale("log", base=2)
     axis.set_xticks(shots, [str(count) for count in shots])

@@ -72,7 +72,7 @@ def draw(
         shots: K; all clips when None.
         seed: another one draws others.
         validation: a whole split to choose on. Without one, K more clips of each class, at most four and at most half
-            of those left, are drawn from ``clips``; of groups that the support does not hold, where there are such.
+            of those left (rounded up), are drawn from ``clips``; first of groups that the support does not hold.
     """
     order = random.Random(seed)
     support, held = list[Clip](), list[Clip]()
@@ -98,7 +98,10 @@ def _apart(own: Sequence[Clip], chosen: Sequence[Clip], count: int, order: rando
     rest = [clip for clip in own if clip.id not in ids]
     count = min(count, -(-len(rest) // 2))
     others = [clip for clip in rest if clip.group not in groups]
-    return order.sample(others if len(others) >= count else rest, count)
+    if len(others) >= count:
+        return order.sample(others, count)
+    same = [clip for clip in rest if clip.group in groups]
+    return [*others, *order.sample(same, count - len(others))]
 
 
 def leave_group_out(clips: Sequence[Clip]) -> list[tuple[list[Clip], list[Clip]]]:
@@ -132,7 +135,23 @@ def make_folds(
     if by_group:
         return [Fold(learned, [], tested) for learned, tested in leave_group_out(own)]
     held = labelled(own, validation, "the clips") if validation else []
-    return [Fold(labelled(own, train, "the clips"), held, labelled(own, test, "the clips"))]
+    fold = Fold(labelled(own, train, "the clips"), held, labelled(own, test, "the clips"))
+    if shared := {c.id for c in fold.test} & {c.id for c in (*fold.train, *fold.validation)}:
+        raise DataError(
+            f"{len(shared)} clips of split {test!r} would also be learned from or chosen on: name other splits."
+        )
+    return [fold]
+
+
+def part_of(classes: ClassList, clips: Sequence[Clip]) -> ClassList:
+    """The classes of clips, in the order of a list.
+
+    Raises:
+        DataError: a clip's class is not in the list.
+    """
+    for clip in clips:
+        classes.number(str(clip.label), f"clip {clip.id!r}")
+    return classes.part(str(clip.label) for clip in clips)
 
 
 def halves(classes: ClassList) -> tuple[ClassList, ClassList]:

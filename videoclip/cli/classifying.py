@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from videoclip.cli.arguments import AddArguments, Command, count
 
 if TYPE_CHECKING:
+    from videoclip.classify.fit import Task
     from videoclip.classify.reader import Reader
     from videoclip.data.classes import ClassList, Sentences
     from videoclip.data.manifest import Clip
-    from videoclip.data.protocol import Protocol
     from videoclip.store import FeatureStore
 
 
@@ -30,7 +31,7 @@ def _fit(args: argparse.Namespace) -> None:
 
     method = parse_method(args.method)
     reader = _reader(args)
-    everything = _labelled(args, reader.store)
+    everything = _there(_labelled(args, reader.store), reader.store)[0]
     split = args.split or _usual(everything, "train")
     train = _of_split(args, everything, split)
     classes = _classes(args, train)
@@ -60,6 +61,7 @@ def _eval(args: argparse.Namespace) -> None:
     from videoclip.classify.evaluate import Other, apart, judge_together, views_of
     from videoclip.classify.head import load_head
     from videoclip.classify.reader import Reader
+    from videoclip.data.manifest import read_manifest
     from videoclip.data.protocol import load_protocol
     from videoclip.errors import DataError
     from videoclip.store import FeatureStore
@@ -73,8 +75,10 @@ def _eval(args: argparse.Namespace) -> None:
         heads[0].classes.check(_classes(args, []))
     for head, store in zip(heads, stores, strict=True):
         head.check_backbone(store.recipe.backbone, str(store.folder))
-    everything = _labelled(args, stores[0], protocol)
+    everything, missing = _there(_labelled(args, stores[0]), stores[0])
     split = args.split or _usual(everything, "test")
+    if split and args.manifest:
+        protocol.check(split, [clip for clip in read_manifest(args.manifest) if clip.split == split], args.manifest)
     clips = _of_split(args, everything, split) if split else apart(heads, everything)
     other, sentences = None, heads[0].sentences
     if args.transfer:
@@ -87,6 +91,7 @@ def _eval(args: argparse.Namespace) -> None:
         **judged.summary(),
         "sentences": sentences,
         "protocol": protocol.label(split or "clips that no classifier was fitted on", clips),
+        "missing": missing,
         "stores": [store.fingerprint for store in stores],
         "classifiers": [{"file": str(path), **head.facts()} for path, head in zip(args.head, heads, strict=True)],
     }
@@ -114,25 +119,33 @@ def _predict(args: argparse.Namespace) -> None:
 def _bench(args: argparse.Namespace) -> None:
     """Compare methods over shots and seeds: table, plot, JSON."""
     from videoclip.classify.bench import Novel, all_methods, bench, write_bench
-    from videoclip.classify.fit import Task, needs_of, parse_method
-    from videoclip.classify.reader import bank_of, class_texts
-    from videoclip.classify.samples import halves, make_folds
+    from videoclip.classify.fit import needs_of, parse_method
+    from videoclip.classify.reader import class_texts
+    from videoclip.classify.samples import halves, make_folds, part_of
+    from videoclip.errors import DataError
 
+    if args.bank and args.leave_group_out and args.bank.suffix == ".jsonl":
+        raise DataError(
+            "With --leave-group-out a manifest's captions are those of tested clips, too: give --bank a text."
+        )
     reader = _reader(args)
     methods = {text: parse_method(text) for text in args.methods or all_methods()}
-    everything = _labelled(args, reader.store)
-    classes = _classes(args, everything if args.leave_group_out else _of_split(args, everything, args.train))
-    classes, new = halves(classes) if args.novel == "half" else (classes, classes)
+    everything = _there(_labelled(args, reader.store), reader.store)[0]
+    learned = everything if args.leave_group_out else _of_split(args, everything, args.train)
+    classes = _classes(args, learned)
+    new = None
+    if args.novel == "half":
+        classes, new = halves(classes)
+    elif args.novel:
+        tested = _of_split(args, everything, args.novel)
+        classes, new = part_of(classes, learned), part_of(_classes(args, tested), tested)
     folds = make_folds(everything, classes, args.train, args.validation, args.test, args.leave_group_out)
-    prompts = any("tower" in needs_of(method) for method in methods.values())
-    bank = bank_of(args.bank, None if args.leave_group_out else args.train)
-    task = Task.of(reader.model, classes, _sentences(args, classes), prompts, bank)
+    task = _task(args, reader, classes, any("tower" in needs_of(m) for m in methods.values()))
     novel = None
-    if args.novel:
-        tested = _of_split(args, everything, args.test if args.novel == "half" else args.novel)
-        new = new if args.novel == "half" else _classes(args, tested).part(str(clip.label) for clip in tested)
-        texts = class_texts(reader.model, new, _sentences(args, new), prompts)
-        novel = Novel(new, texts, [clip for clip in tested if clip.label in new.labels])
+    if new is not None:
+        of_new = class_texts(reader.model, new, _sentences(args, new), task.texts.tower is not None)
+        split = _of_split(args, everything, args.test if args.novel == "half" else args.novel)
+        novel = Novel(new, of_new, [clip for clip in split if clip.label in new.labels])
     seeds = list(range(args.seed, args.seed + args.seeds))
     results = bench(methods, task, reader, folds, args.shots, seeds, args.out, novel)
     print(write_bench(results, args.out))
@@ -140,26 +153,43 @@ def _bench(args: argparse.Namespace) -> None:
 
 def _reader(args: argparse.Namespace) -> Reader:
     from videoclip.classify.reader import Reader, plain_model
+    from videoclip.errors import ConfigError
     from videoclip.model import load_model
     from videoclip.store import FeatureStore
 
     store = FeatureStore(args.store)
+    if args.checkpoint and args.frames:
+        raise ConfigError("classify", ["--frames is for the plain mean; a --checkpoint has a number of its own"])
     return Reader(store, load_model(args.checkpoint) if args.checkpoint else plain_model(store, args.frames))
 
 
-def _labelled(args: argparse.Namespace, store: FeatureStore, protocol: Protocol | None = None) -> list[Clip]:
-    """Clips with labels: of the manifest, else of the store by folder; those that the store lacks are counted."""
+def _labelled(args: argparse.Namespace, store: FeatureStore) -> list[Clip]:
+    """Clips with labels: of the manifest, else of the store by folder."""
     from videoclip.classify.samples import clips_by_folder
     from videoclip.data.manifest import labelled, read_manifest
 
-    if protocol is not None and args.split and args.manifest:
-        whole = [clip for clip in read_manifest(args.manifest) if clip.split == args.split]
-        protocol.check(args.split, whole, args.manifest)
-    clips = labelled(read_manifest(args.manifest), None, args.manifest) if args.manifest else clips_by_folder(store)
-    there = [clip for clip in clips if clip.id in store]
-    if len(there) < len(clips):
-        print(f"{len(clips) - len(there)} of {len(clips)} labelled clips are not in the store and are left out")
-    return there
+    return labelled(read_manifest(args.manifest), None, args.manifest) if args.manifest else clips_by_folder(store)
+
+
+def _task(args: argparse.Namespace, reader: Reader, classes: ClassList, prompts: bool) -> Task:
+    """The bench's; where the text tower takes no prompts, methods that learn some are left out."""
+    from videoclip.classify.fit import Task
+    from videoclip.classify.reader import bank_of
+    from videoclip.errors import BackboneError
+
+    bank, sentences = bank_of(args.bank, args.train), _sentences(args, classes)
+    try:
+        return Task.of(reader.model, classes, sentences, prompts, bank)
+    except BackboneError:
+        return Task.of(reader.model, classes, sentences, False, bank)
+
+
+def _there(clips: list[Clip], store: FeatureStore) -> tuple[list[Clip], int]:
+    """Those that the store has, and how many it lacks, which is also said."""
+    found = [clip for clip in clips if clip.id in store]
+    if lost := len(clips) - len(found):
+        print(f"{lost} of {len(clips)} labelled clips are not in {store.folder} and are left out", file=sys.stderr)
+    return found, lost
 
 
 def _usual(clips: list[Clip], split: str) -> str | None:
@@ -193,7 +223,9 @@ def _store_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--bank", type=Path, help="captions for x_more: a file with one a line, or a manifest, of its training split"
     )
-    sub.add_argument("--validation", metavar="SPLIT", help="to choose on (default: up to 4 training clips a class)")
+    sub.add_argument(
+        "--validation", metavar="SPLIT", help="to choose on (default: with --shots, up to 4 more clips a class)"
+    )
     sub.add_argument("--seed", type=int, default=0, help="of the shots and of the fitting")
 
 

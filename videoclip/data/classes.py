@@ -51,7 +51,7 @@ class ClassList:
         except ValueError:
             raise DataError(
                 f"{source}: class {label!r} is not in the list {self.name} of {len(self)} classes "
-                f"({', '.join(self.labels[:3])}, ...)."
+                f"({', '.join(self.labels[:3])}, ...); leave it out, or take another list."
             ) from None
 
     def check(self, other: ClassList) -> None:
@@ -94,8 +94,13 @@ def load_classes(source: str | Path) -> ClassList:
         rows = read_table(path, ["name"])
         pairs = [(row["name"], row.get("phrase") or phrase_of(row["name"])) for row in rows]
     elif path.suffix == ".json":
-        given = read_json(path)
-        pairs = [(name, phrase_of(name)) for name in _numbered(given)]
+        try:
+            names = _numbered(read_json(path))
+        except (TypeError, ValueError) as error:
+            raise DataError(
+                f"{path}: a JSON class list is a list of names, or an object of names and numbers ({error})."
+            ) from error
+        pairs = [(name, phrase_of(name)) for name in names]
     else:
         lines = [line for line in read_lines(path) if not line.startswith("#")]
         pairs = [_class_line(line) for line in lines]
@@ -197,7 +202,7 @@ def _numbered(given: object) -> list[str]:
     if isinstance(given, list):
         return [str(name) for name in given]
     if not isinstance(given, Mapping):
-        raise DataError("A JSON class list is a list of names, or an object of names and numbers.")
+        raise TypeError(f"it holds a {type(given).__name__}")
     turned = all(str(key).isdigit() for key in given)
     pairs = [(int(k), str(v)) if turned else (int(v), str(k)) for k, v in given.items()]
     return [name for _, name in sorted(pairs)]

@@ -10,6 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from videoclip.errors import ConfigError
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -33,6 +35,10 @@ class Schedule:
     warm_epochs: int = 1
     warm_lr: float = 1e-5
     drop_last: bool = False
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch < 1:
+            raise ConfigError("classifier", ["epochs and batch must be at least 1"])
 
 
 def learn(

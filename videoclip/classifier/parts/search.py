@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from videoclip.errors import ConfigError
+
 Grid = Mapping[str, Sequence[float]]
 
 
@@ -73,9 +75,13 @@ def right_along(base: Tensor, extra: Tensor, shares: Sequence[float], labels: Te
 
 def steps(low: float, high: float, count: int) -> list[float]:
     """``count`` values from ``low`` on; ``high`` itself is not reached (the Tip-Adapter family's grid)."""
+    if count < 1:
+        raise ConfigError("classifier", ["a grid needs at least one step"])
     return [low + number * (high - low) / count for number in range(count)]
 
 
 def inclusive(low: float, high: float, count: int) -> list[float]:
     """``count`` evenly spaced values from ``low`` to ``high``."""
+    if count < 1:
+        raise ConfigError("classifier", ["a grid needs at least one step"])
     return torch.linspace(low, high, count).tolist()
