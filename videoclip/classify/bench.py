@@ -125,12 +125,13 @@ def write_bench(results: Mapping[str, Any], out: Path) -> str:
     """Leave ``bench.json``, ``bench.md`` and ``bench.png`` in a folder; what is worth printing."""
     replace_text(out / "bench.json", json.dumps(results, indent=2) + "\n")
     replace_text(out / "bench.md", markdown(results))
-    why = [f"left out: {name}: {reason}\n" for name, reason in results["left_out"].items()]
+    lines = [f"left out: {name}: {reason}" for name, reason in results["left_out"].items()] + [markdown(results)]
     try:
         plot(results, out / "bench.png")
+        lines.append(f"{out}: bench.json, bench.md, bench.png")
     except VideoclipError as error:  # a table is worth having without its picture
-        why.append(f"no bench.png: {error}\n")
-    return "".join([*why, markdown(results), f"\n{out}: bench.json, bench.md, bench.png"])
+        lines.append(f"{out}: bench.json, bench.md; {error}")
+    return "\n".join(lines)
 
 
 def _plan(
