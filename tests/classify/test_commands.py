@@ -254,6 +254,11 @@ def test_a_bench_goes_on_and_reads_whole_lines_only(reader: Reader, objects: lis
         return [{k: v for k, v in row.items() if k != "seconds"} for row in results["rows"]]  # type: ignore[attr-defined]
 
     assert figures(again) == figures(whole) and again["differences"] == whole["differences"]
+    renamed = bench({"gda:": parse_method("gda:")}, task, reader, folds, [1, 2], [0, 1], tmp_path / "whole")
+    assert [row["accuracy"] for row in renamed["rows"]] == [
+        row["accuracy"] for row in whole["rows"] if row["method"] == "gda"
+    ]
+    assert (tmp_path / "whole" / "fits.jsonl").read_text() == "".join(lines)  # nothing was fitted again
 
 
 def test_the_bench_command_writes_table_plot_and_json(

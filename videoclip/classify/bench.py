@@ -110,7 +110,7 @@ def bench(
             with (out / FITS).open("a") as file:
                 file.write(json.dumps(asdict(done[key])) + "\n")
         if key in done:
-            fits.append(done[key])
+            fits.append(replace(done[key], method=name))  # an earlier run may have written it otherwise
     tested = [clip for fold in folds for clip in fold.test]
     truth = {clip.id: str(clip.label) for clip in [*tested, *(novel.clips if novel else ())]}
     names = [name for name in methods if name not in left_out]

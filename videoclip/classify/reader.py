@@ -46,7 +46,7 @@ class Reader:
 
     Args:
         store: has frames.
-        model: pools them, and encodes class texts; the plain mean on the store's backbone when not given.
+        model: pools them, and encodes class texts; ``plain_model`` for their mean on the store's backbone.
 
     Raises:
         StoreError: the model's backbone did not make the store.
