@@ -246,6 +246,8 @@ def test_a_bench_goes_on_and_reads_whole_lines_only(reader: Reader, objects: lis
     whole = bench(methods, task, reader, folds, [1, 2], [0, 1], tmp_path / "whole")
     lines = (tmp_path / "whole" / "fits.jsonl").read_text().splitlines(keepends=True)
     assert len(lines) == 2 + 4 + 4
+    held = {line["shots"]: line["validation"] for line in map(json.loads, lines) if line["seed"] == 0}
+    assert held[0]["clips"] == 0 and held[2]["clips"] > 0 and held[1]["ids"] != held[2]["ids"]
     (tmp_path / "cut").mkdir()
     (tmp_path / "cut" / "fits.jsonl").write_text("".join(lines[:3]) + lines[3][:25])
     again = bench(methods, task, reader, folds, [1, 2], [0, 1], tmp_path / "cut")

@@ -7,7 +7,7 @@ import hashlib
 import json
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from videoclip.classify.samples import Fold, Shots, draw
 from videoclip.config import Component
 from videoclip.data.classes import ClassList
 from videoclip.data.manifest import Clip
+from videoclip.data.protocol import id_hash
 from videoclip.errors import DataError, VideoclipError
 from videoclip.files import replace_text
 from videoclip.metrics import bootstrap_interval, verdict
@@ -49,6 +50,7 @@ class Fit:
         key: of method, shots, seed, fold and the whole task.
         predicted: test clip -> label; ``novel`` likewise of novel classes, None where the method knows none.
         seconds: of fitting and predicting.
+        validation: how many clips hyper-parameters and epochs were chosen on, where they come from, a hash of their ids.
         search: what was chosen.
     """
 
@@ -59,7 +61,8 @@ class Fit:
     predicted: dict[str, str]
     novel: dict[str, str] | None
     seconds: float
-    search: dict[str, Any] | None = field(default=None)
+    validation: dict[str, Any]
+    search: dict[str, Any] | None
 
 
 def bench(
@@ -150,7 +153,7 @@ def _fit(
     count: int,
     seed: int,
     novel: Novel | None,
-) -> tuple[dict[str, str], dict[str, str] | None, float, dict[str, Any] | None]:
+) -> tuple[dict[str, str], dict[str, str] | None, float, dict[str, Any], dict[str, Any] | None]:
     began = time.perf_counter()
     drawn = draw(fold.train, task.classes, count, seed, fold.validation) if count else Shots([], [], "none")
     classifier = fit_classifier(method, lesson_for(method, task, read, drawn, fold.train, seed))
@@ -159,7 +162,14 @@ def _fit(
         with contextlib.suppress(DataError):  # a method that knows only the classes it was fitted on
             of_novel = _predicted(classifier.transferred(novel.texts), read, novel.clips, novel.classes)
     search = None if classifier.found is None else classifier.found.summary()
-    return predicted, of_novel, round(time.perf_counter() - began, 3), search
+    seconds, held = round(time.perf_counter() - began, 3), drawn.validation
+    return (
+        predicted,
+        of_novel,
+        seconds,
+        {"clips": len(held), "from": drawn.validation_from, "ids": id_hash(held)},
+        search,
+    )
 
 
 def _predicted(classifier: Classifier, read: Read, clips: Sequence[Clip], classes: ClassList) -> dict[str, str]:
