@@ -50,7 +50,7 @@ class Fit:
         key: of method, shots, seed, fold and the whole task.
         predicted: test clip -> label; ``novel`` likewise of novel classes, None where the method knows none.
         seconds: of fitting and predicting.
-        validation: how many clips hyper-parameters and epochs were chosen on, where they come from, a hash of their ids.
+        validation: how many clips it was chosen on, where they come from, and a hash of their ids.
         search: what was chosen.
     """
 
