@@ -112,7 +112,7 @@ class VideoTextModel(nn.Module):
 
     def _run_image_tower(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
         """Pixels (B, T, 3, S, S), uint8 or normalised -> frames (B, T, D), and further tokens, see ``walk_image``."""
-        towers, tunings = self._towers(), _walking(self.image_tuning)
+        towers, tunings = self._towers(), walking(self.image_tuning)
         if tunings:
             normed = pixels if pixels.is_floating_point() else towers.preprocess.normalize(pixels)
             return walk_image(tunings[0].tower, normed, tunings)
@@ -145,7 +145,7 @@ class VideoTextModel(nn.Module):
         towers = self._towers()
         tokens = (texts if isinstance(texts, Tensor) else towers.tokenize(texts)).to(self.logit_scale.device)
         words = self.similarity.needs_words
-        tunings = _walking(self.text_tuning)
+        tunings = walking(self.text_tuning)
         return walk_text(tunings[0].tower, tokens, tunings, words) if tunings else towers.encode_text(tokens, words)
 
     @torch.no_grad()
@@ -228,7 +228,8 @@ def create_model(
     return build_model(config, given)
 
 
-def _walking(tunings: nn.ModuleList) -> list[Tuning]:
+def walking(tunings: nn.ModuleList) -> list[Tuning]:
+    """Those that step into a walk through a tower; the others change the tower's own weights."""
     return [tuning for tuning in tunings if isinstance(tuning, Tuning) and tuning.walks]
 
 

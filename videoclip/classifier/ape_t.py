@@ -6,15 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from videoclip.classifier import Classifier, Clips, Lesson, one_hot, right
+from videoclip.classifier import Lesson, one_hot, right
 from videoclip.classifier.ape import best_channels, criterion
-from videoclip.classifier.parts.cache import affinity, keys_of, search_cache
+from videoclip.classifier.parts.cache import keys_of
 from videoclip.classifier.parts.learning import Schedule, leaf, learn
-from videoclip.classifier.parts.search import Found, steps
-from videoclip.layers import unit
+from videoclip.classifier.tip_adapter import TipAdapter
 
 
-class ApeT(Classifier):
+class ApeT(TipAdapter):
     """A residual for each class on chosen channels of its text and its keys, and a weight for each labelled clip.
 
     Source: Zhu et al., ICCV 2023, arXiv:2304.01195, the trained form. Channels are chosen by the class texts alone.
@@ -43,11 +42,9 @@ class ApeT(Classifier):
         beta_steps: int = 200,
         alpha_steps: int = 20,
     ) -> None:
-        super().__init__()
+        super().__init__(beta, alpha, beta_max, alpha_max, beta_steps, alpha_steps)
         self.channels, self._weights = channels, (similarity_weight, variance_weight)
         self.schedule = Schedule(lr, epochs, batch, eps=eps, weight_decay=0.1)
-        self.start = {"beta": beta, "alpha": alpha}
-        self.grid = {"beta": steps(0.1, beta_max, beta_steps), "alpha": steps(0.1, alpha_max, alpha_steps)}
 
     def fit(self, lesson: Lesson) -> None:
         """Train residual and weights, keep the best epoch's, search beta and alpha."""
@@ -69,7 +66,7 @@ class ApeT(Classifier):
         learn(parameters, backward, len(shots), self.schedule, lesson.seed, score=score if validation else None)
         keys, weights, values = (part.detach() for part in self.moved(residual, clip_weights))
         self.keep(keys=keys, weights=weights, values=values)
-        self.choose(self._search(validation))
+        self.choose(self.search(validation))
 
     def prepare(self, keys: Tensor, labels: Tensor, weights: Tensor, scale: float) -> None:
         """Keep keys (M, D) of clips, their labels (M,) and class texts (K, D), and choose the channels."""
@@ -85,22 +82,3 @@ class ApeT(Classifier):
         own = self.tensors
         wide = torch.zeros_like(own["weights"]).index_copy(1, own["chosen"], residual)
         return own["keys"] + wide[own["labels"]], own["weights"] + wide, own["values"] * clip_weights
-
-    def score(self, pooled: Tensor, keys: Tensor, weights: Tensor, values: Tensor) -> Tensor:
-        """Logits (N, K) of pooled clips (N, D) at the start values."""
-        rows = unit(pooled)
-        near = affinity(rows @ keys.T, self.start["beta"])
-        return self.tensors["scale"] * rows @ weights.T + self.start["alpha"] * near @ values
-
-    def _search(self, validation: Clips | None) -> Found:
-        if validation is None:
-            return Found(self.start)
-        own, base = self.tensors, self.zero_shot(validation)
-        cosines = unit(validation.pooled) @ own["keys"].T
-        return search_cache(base, cosines, own["values"], self.grid, validation.known, self.start)
-
-    def logits(self, clips: Clips) -> Tensor:
-        """(N, K)."""
-        own = self.tensors
-        near = affinity(unit(clips.pooled) @ own["keys"].T, own["beta"])
-        return self.zero_shot(clips) + own["alpha"] * near @ own["values"]

@@ -68,7 +68,7 @@ class Cocoop(Classifier):
 
     def logits(self, clips: Clips) -> Tensor:
         """(N, K)."""
-        layout = self._kept_layout()
+        layout = Layout.kept(tower_of(self), self.tensors)
         return torch.cat([self.score(part, self.tensors, layout) for part in clips.pooled.split(CLIPS_AT_ONCE)])
 
     def transferred(self, texts: ClassTexts) -> Classifier:
@@ -81,11 +81,5 @@ class Cocoop(Classifier):
     def _arrange(self, texts: ClassTexts) -> Layout:
         tower = tower_of(texts)
         layout = Layout.of(tower, texts.names, len(tower.words(self.words)))
-        self.keep(prompt_tokens=layout.tokens, name_lengths=layout.lengths)
+        self.keep(**layout.tensors())
         return layout
-
-    def _kept_layout(self) -> Layout:
-        """Embedded again: only the tokens are kept."""
-        tokens, vectors = self.tensors["prompt_tokens"], self.tensors["vectors"]
-        embedded = tower_of(self).embed(tokens)
-        return Layout(tokens, embedded, self.tensors["name_lengths"], len(vectors))

@@ -48,6 +48,12 @@ class TipAdapter(Classifier):
         cosines = unit(validation.pooled) @ self.tensors["keys"].T
         return search_cache(base, cosines, self.tensors["values"], self.grid, labels, self.start)
 
+    def score(self, pooled: Tensor, keys: Tensor, weights: Tensor, values: Tensor) -> Tensor:
+        """Logits (N, K) of pooled clips (N, D) at the start values, as they are trained."""
+        rows = unit(pooled)
+        near = affinity(rows @ keys.T, self.start["beta"])
+        return self.tensors["scale"] * rows @ weights.T + self.start["alpha"] * near @ values
+
     def logits(self, clips: Clips) -> Tensor:
         """(N, K)."""
         own = self.tensors

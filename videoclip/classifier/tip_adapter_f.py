@@ -7,10 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from videoclip.classifier import Lesson, right
-from videoclip.classifier.parts.cache import affinity
 from videoclip.classifier.parts.learning import Schedule, leaf, learn
 from videoclip.classifier.tip_adapter import TipAdapter
-from videoclip.layers import unit
 
 
 class TipAdapterF(TipAdapter):
@@ -59,6 +57,4 @@ class TipAdapterF(TipAdapter):
 
     def with_keys(self, keys: Tensor, pooled: Tensor) -> Tensor:
         """Logits (N, K) of pooled clips (N, D) with keys (M, D) at the start values."""
-        own, rows = self.tensors, unit(pooled)
-        near = affinity(rows @ keys.T, self.start["beta"])
-        return own["scale"] * rows @ own["weights"].T + self.start["alpha"] * near @ own["values"]
+        return self.score(pooled, keys, self.tensors["weights"], self.tensors["values"])

@@ -42,10 +42,10 @@ class Tpt(Classifier):
         if clips.frames is None or clips.mask is None:
             raise DataError("tpt reads the frames of a clip.")
         views = [clips.frames, *(clips.crops if clips.crops is not None else ())]
-        rows = []
+        rows, layout = [], Layout.kept(tower_of(self), self.tensors)
         for number, pooled in enumerate(clips.pooled):
             real = clips.mask[number]
-            rows.append(self._tuned(torch.cat([view[number][real] for view in views]), pooled))
+            rows.append(self._tuned(torch.cat([view[number][real] for view in views]), pooled, layout))
         return torch.stack(rows)
 
     def transferred(self, texts: ClassTexts) -> Classifier:
@@ -59,14 +59,11 @@ class Tpt(Classifier):
         self.tower = tower_of(texts)
         vectors = self.tower.words(self.words)
         layout = Layout.of(self.tower, texts.names, len(vectors))
-        self.keep(vectors=vectors, prompt_tokens=layout.tokens, name_lengths=layout.lengths)
+        self.keep(vectors=vectors, **layout.tensors())
 
-    def _tuned(self, views: Tensor, pooled: Tensor) -> Tensor:
+    def _tuned(self, views: Tensor, pooled: Tensor, layout: Layout) -> Tensor:
         """Logits (K,) of a pooled clip (D,) after tuning on its views (V, D)."""
         tower, own = tower_of(self), self.tensors
-        layout = Layout(
-            own["prompt_tokens"], tower.embed(own["prompt_tokens"]), own["name_lengths"], len(own["vectors"])
-        )
         vectors = leaf(own["vectors"])
         optimizer = torch.optim.AdamW([vectors], self.lr)
         rows = own["scale"] * unit(views)

@@ -105,11 +105,10 @@ def bench(
         key = _key(methods[name], task, features, count, seed, fold, novel)
         if key not in done and name not in left_out:
             try:
-                made = _fit(methods[name], task, read, fold, count, seed, novel)
+                done[key] = _fit(key, name, methods[name], task, read, fold, count, seed, novel)
             except VideoclipError as error:
                 left_out[name] = str(error)
                 continue
-            done[key] = Fit(key, name, count, seed, *made)
             with (out / FITS).open("a") as file:
                 file.write(json.dumps(asdict(done[key])) + "\n")
         if key in done:
@@ -146,6 +145,8 @@ def _plan(
 
 
 def _fit(
+    key: str,
+    name: str,
     method: Component,
     task: Task,
     read: Read,
@@ -153,7 +154,7 @@ def _fit(
     count: int,
     seed: int,
     novel: Novel | None,
-) -> tuple[dict[str, str], dict[str, str] | None, float, dict[str, Any], dict[str, Any] | None]:
+) -> Fit:
     began = time.perf_counter()
     drawn = draw(fold.train, task.classes, count, seed, fold.validation) if count else Shots([], [], "none")
     classifier = fit_classifier(method, lesson_for(method, task, read, drawn, fold.train, seed))
@@ -163,13 +164,8 @@ def _fit(
             of_novel = _predicted(classifier.transferred(novel.texts), read, novel.clips, novel.classes)
     search = None if classifier.found is None else classifier.found.summary()
     seconds, held = round(time.perf_counter() - began, 3), drawn.validation
-    return (
-        predicted,
-        of_novel,
-        seconds,
-        {"clips": len(held), "from": drawn.validation_from, "ids": id_hash(held)},
-        search,
-    )
+    validation = {"clips": len(held), "from": drawn.validation_from, "ids": id_hash(held)}
+    return Fit(key, name, count, seed, predicted, of_novel, seconds, validation, search)
 
 
 def _predicted(classifier: Classifier, read: Read, clips: Sequence[Clip], classes: ClassList) -> dict[str, str]:

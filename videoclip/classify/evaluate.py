@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from videoclip.classifier import Classifier, Clips
+from videoclip.classifier import Classifier, Clips, right
 from videoclip.classifier.parts.search import Found, first_best
 from videoclip.classify.fit import probabilities
 from videoclip.classify.head import Head
@@ -156,7 +156,7 @@ def weigh(found: Sequence[Recognition], points: int = 11) -> Found:
     """Weights of several classifiers, the first best on validation clips; each runs over 0 to 1 in so many points."""
     grid = {f"weight {number}": [n / (points - 1) for n in range(points)] for number in range(len(found))}
     counts = [
-        0 if not any(shares) else int((together(found, shares).probabilities.argmax(1) == found[0].labels).sum())
+        0 if not any(shares) else right(together(found, shares).probabilities, found[0].labels)
         for shares in itertools.product(*grid.values())
     ]
     return first_best(grid, torch.tensor(counts), len(found[0].labels), dict.fromkeys(grid, 1.0))

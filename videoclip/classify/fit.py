@@ -15,13 +15,14 @@ from torch import Tensor
 from videoclip import registry
 from videoclip.classifier import Classifier, ClassTexts, Clips, Lesson, Need
 from videoclip.classify.head import Head, weights_hash
-from videoclip.classify.reader import Reader, class_texts, encode_sentences
+from videoclip.classify.reader import Reader, class_texts
 from videoclip.classify.samples import Shots
 from videoclip.config import Component
 from videoclip.data.classes import ClassList, Sentences
 from videoclip.data.manifest import Clip
 from videoclip.errors import ConfigError
 from videoclip.model import VideoTextModel
+from videoclip.training.evaluate import encode_texts
 
 Read = Callable[[Sequence[Clip], bool], Clips]  # clips, and whether with their labels
 
@@ -51,7 +52,7 @@ class Task:
         """Encode what is said about classes; with ``prompts`` for methods that run the text tower."""
         texts = class_texts(model, classes, sentences, prompts)
         scale = float(model.logit_scale.detach().exp())
-        return cls(classes, sentences, texts, scale, encode_sentences(model, bank) if bank else None)
+        return cls(classes, sentences, texts, scale, encode_texts(model, None, bank).sentence if bank else None)
 
 
 def parse_method(text: str) -> Component:

@@ -22,14 +22,13 @@ from videoclip.data.manifest import Clip, read_manifest
 from videoclip.errors import DataError, VideoclipError
 from videoclip.features import VideoFeatures
 from videoclip.layers import masked_mean
-from videoclip.model import VIDEOS_AT_ONCE, VideoTextModel, create_model
+from videoclip.model import VIDEOS_AT_ONCE, VideoTextModel, create_model, walking
 from videoclip.similarity.mean import Mean
 from videoclip.store import FeatureStore
 from videoclip.store.dataset import in_store
+from videoclip.training.evaluate import encode_texts
 from videoclip.tuning import Tuning
 from videoclip.video.views import CROPS
-
-TEXTS_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -160,22 +159,15 @@ def class_texts(model: VideoTextModel, classes: ClassList, sentences: Sentences,
     Raises:
         BackboneError: the text tower takes no prompts.
     """
-    encoded = encode_sentences(model, [text for texts in sentences.texts for text in texts])
-    rows = encoded.split([len(texts) for texts in sentences.texts])
+    encoded = encode_texts(model, None, [text for texts in sentences.texts for text in texts])
+    rows = encoded.sentence.split([len(texts) for texts in sentences.texts])
     return ClassTexts(classes.phrases, tuple(rows), prompt_tower(model) if prompts else None)
-
-
-@torch.no_grad()
-def encode_sentences(model: VideoTextModel, texts: Sequence[str]) -> Tensor:
-    """(n, D), not normalised."""
-    parts = [model.encode_text(texts[i : i + TEXTS_AT_ONCE]).sentence for i in range(0, len(texts), TEXTS_AT_ONCE)]
-    return torch.cat(parts)
 
 
 def prompt_tower(model: VideoTextModel) -> PromptTower:
     """A model's text tower, with what was trained inside it, for prompts of embeddings."""
     assert model.backbone is not None
-    tunings = [tuning for tuning in model.text_tuning if isinstance(tuning, Tuning) and tuning.walks]
+    tunings = walking(model.text_tuning)
     if any(type(tuning).ids is not Tuning.ids for tuning in tunings):
         raise VideoclipError("This model's text tower was trained with prompts of its own; learn none beside them.")
     name = str(model.backbone.spec["name"])

@@ -6,7 +6,6 @@ A class list has a class a line: its label, and after a tab the words for a prom
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from videoclip.config import find_text, shipped
 from videoclip.data.annotations import read_json, read_lines, read_table
 from videoclip.data.manifest import Clip
 from videoclip.errors import DataError
+from videoclip.files import hash_of
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class ClassList:
     @property
     def fingerprint(self) -> str:
         """Hash of labels and phrases in order."""
-        return _hash(f"{label}\t{phrase}" for label, phrase in zip(self.labels, self.phrases, strict=True))
+        return hash_of(f"{label}\t{phrase}" for label, phrase in zip(self.labels, self.phrases, strict=True))
 
     def number(self, label: str, source: str) -> int:
         """The place of a label.
@@ -137,7 +137,7 @@ class Sentences:
     @property
     def fingerprint(self) -> str:
         """Hash of all sentences in order."""
-        return _hash("\t".join(sentences) for sentences in self.texts)
+        return hash_of("\t".join(sentences) for sentences in self.texts)
 
     def label(self) -> dict[str, str]:
         """Name and hash, for a report."""
@@ -221,7 +221,3 @@ def _key(text: str) -> str:
 
 def _shipped(folder: str) -> str:
     return ", ".join(shipped(folder, ".txt"))
-
-
-def _hash(lines: Iterable[str]) -> str:
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]

@@ -7,8 +7,7 @@ captions, both in the order of the official file. A split that no card describes
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +16,7 @@ from pydantic import Field
 from videoclip.config import Strict, dump, load_as
 from videoclip.data.manifest import Clip
 from videoclip.errors import DataError
+from videoclip.files import hash_of
 from videoclip.metrics.ranks import VideoToText
 
 
@@ -79,7 +79,7 @@ class Protocol(Strict):
     @property
     def fingerprint(self) -> str:
         """Changes with every word of the card."""
-        return _hash([dump(self)])
+        return hash_of([dump(self)])
 
     def label(self, split: str, clips: Sequence[Clip]) -> dict[str, object]:
         """What a report says about its numbers, of the whole split."""
@@ -143,13 +143,9 @@ def load_protocol(name: str) -> Protocol:
 
 def id_hash(clips: Sequence[Clip]) -> str:
     """Hash of the clips' ids in order."""
-    return _hash(clip.id for clip in clips)
+    return hash_of(clip.id for clip in clips)
 
 
 def content_hash(clips: Sequence[Clip]) -> str:
     """Hash of ids and captions in order."""
-    return _hash(f"{clip.id}\t{caption}" for clip in clips for caption in clip.captions)
-
-
-def _hash(lines: Iterable[str]) -> str:
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+    return hash_of(f"{clip.id}\t{caption}" for clip in clips for caption in clip.captions)

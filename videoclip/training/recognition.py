@@ -26,10 +26,8 @@ from videoclip.metrics.ranks import mean_places
 from videoclip.model import VideoTextModel
 from videoclip.store.dataset import Batch, in_store
 from videoclip.store.source import Source
-from videoclip.training.evaluate import encode_gallery, scoring
+from videoclip.training.evaluate import encode_gallery, encode_texts, scoring
 from videoclip.training.task import ContrastiveTask, Encoded
-
-TEXTS_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -69,8 +67,8 @@ class RecognitionTask(ContrastiveTask):
         super().__init__(model, config, teacher)
         self._weights, self._count = config.objective, len(subject.classes)
         assert model.backbone is not None
-        tokens = model.backbone.tokenize(subject.texts)
-        self._tokens, self._fixed = tokens, None if model.config.live_texts else _encoded(model, tokens)
+        self._tokens = model.backbone.tokenize(subject.texts)
+        self._fixed = None if model.config.live_texts else encode_texts(model, None, subject.texts)
         if config.objective.visual:
             layer = nn.Linear(model.backbone.width, self._count)
             nn.init.normal_(layer.weight, std=0.02)
@@ -210,18 +208,12 @@ def evaluate_classes(
     Raises:
         DataError: clips are missing from the source and that was not allowed.
     """
-    assert model.backbone is not None
     found = in_store(clips, source, allow_missing)
     gallery = encode_gallery(model, source, found)
     with scoring(model):
-        texts = _encoded(model, model.backbone.tokenize(subject.texts))
+        texts = encode_texts(model, None, subject.texts)
         scores = class_scores(model, texts, gallery, len(subject.classes))
         probabilities = model.logits(scores).float().softmax(1).cpu()
     numbers = [subject.classes.number(str(clip.label), f"clip {clip.id!r}") for clip in found]
     judged = Recognition(probabilities, torch.tensor(numbers))
     return ClassEvaluation(judged, [clip.id for clip in found], subject, len(clips) - len(found))
-
-
-@torch.no_grad()
-def _encoded(model: VideoTextModel, tokens: Tensor) -> TextFeatures:
-    return TextFeatures.cat([model.encode_text(part) for part in tokens.split(TEXTS_AT_ONCE)])

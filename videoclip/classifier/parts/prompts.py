@@ -5,7 +5,7 @@ Shapes: Q prompts, K classes, L tokens, W width of the text tower, M context vec
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -100,6 +100,16 @@ class Layout:
         room = plain[:, 1:2].expand(-1, context)  # any token but the end token, whose id is the highest
         tokens = torch.cat([plain[:, :1], room, plain[:, 1:places]], 1)
         return cls(tokens, tower.embed(tokens), alone.argmax(1) - 1, context)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What ``kept`` makes the layout of again."""
+        return {"prompt_tokens": self.tokens, "name_lengths": self.lengths}
+
+    @classmethod
+    def kept(cls, tower: PromptTower, tensors: Mapping[str, Tensor]) -> Layout:
+        """Of a classifier's tensors: those of ``tensors()``, embedded again, and the context ``vectors`` (M, W)."""
+        tokens = tensors["prompt_tokens"]
+        return cls(tokens, tower.embed(tokens), tensors["name_lengths"], len(tensors["vectors"]))
 
     def filled(self, context: Tensor, position: Position = "end") -> Tensor:
         """Prompts (K, L, W) with context (M, W) of all classes, or (K, M, W) of each.
