@@ -48,8 +48,8 @@ class CheckpointError(VideoclipError):
 
 
 @contextlib.contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Turn what the system says of a place that cannot be written (full, read-only) into a sentence.
+def writing(place: Path) -> Iterator[None]:
+    """Turn what the system says of a place that cannot be written (full, read-only, a file) into a sentence.
 
     Raises:
         StoreError: in place of any OSError.
@@ -58,6 +58,13 @@ def writing(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise StoreError(
-            f"{folder}: cannot be written ({error.strerror or error}); what is committed is safe, make room or choose "
-            "another folder, and the same command goes on from there."
+            f"Cannot write to {place}: {error.strerror or error}. Committed data is safe. Free some space or choose "
+            "another place, then rerun the command to resume."
         ) from error
+
+
+def printable(text: str) -> str:
+    """Return text that is safe on a terminal: control characters, line breaks and lone surrogates are escaped."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

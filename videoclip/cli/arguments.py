@@ -1,41 +1,82 @@
-"""Types of command-line arguments, and what a command is."""
+"""Types of command-line arguments, and what a command is.
+
+Every option that takes a number has its type here, with its range: argparse then refuses anything else in one
+sentence, NaN, infinity and absurd sizes included.
+"""
 
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 Command = Callable[[argparse.Namespace], None]
 AddArguments = Callable[[argparse.ArgumentParser], None]
 
+LARGEST = 10**9  # no count, size or duration that anybody means lies above it
+LARGEST_SEED = 2**32 - 1  # what numpy and torch both take
+MOST_WORKERS = 4096
+
 
 def folder(text: str) -> Path:
-    """A folder on this machine."""
+    """Return a folder on this machine."""
     if "://" in text:
         raise argparse.ArgumentTypeError("must be a folder here; --push copies a store to an address")
     return Path(text)
 
 
 def count(text: str) -> int:
-    """An integer of at least 1."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return value
+    """Return an integer of at least 1."""
+    return _integer(text, 1, LARGEST)
+
+
+def number(text: str) -> int:
+    """Return an integer of at least 0."""
+    return _integer(text, 0, LARGEST)
+
+
+def workers(text: str) -> int:
+    """Return a number of processes, 0 for none."""
+    return _integer(text, 0, MOST_WORKERS)
+
+
+def seed(text: str) -> int:
+    """Return a seed: an integer of 32 bits."""
+    return _integer(text, 0, LARGEST_SEED)
 
 
 def positive(text: str) -> float:
-    """A number above 0."""
-    value = float(text)
-    if value <= 0:
-        raise argparse.ArgumentTypeError("must be positive")
+    """Return a finite number above 0."""
+    value = _float(text)
+    if not 0 < value <= LARGEST:
+        raise argparse.ArgumentTypeError(f"must be above 0 and at most {LARGEST}, not {text}")
     return value
 
 
 def share(text: str) -> float:
-    """A number from 0 to 1."""
-    value = float(text)
+    """Return a number from 0 to 1."""
+    value = _float(text)
     if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError("must lie between 0 and 1")
+        raise argparse.ArgumentTypeError(f"must lie between 0 and 1, not {text}")
+    return value
+
+
+def _integer(text: str, lowest: int, highest: int) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be an integer, not {text!r}") from None
+    if not lowest <= value <= highest:
+        raise argparse.ArgumentTypeError(f"must lie between {lowest} and {highest}, not {text}")
+    return value
+
+
+def _float(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, not {text!r}") from None
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"must be finite, not {text}")
     return value
