@@ -54,9 +54,9 @@ def test_two_processes_give_the_store_of_one(shapes: Path, one_process: Path, tm
     assert torch.equal(mine.text(captions).sentence, theirs.text(captions).sentence)
     assert all(list((tmp_path / "s").glob(f"clips-000{rank}-*.idx")) for rank in (0, 1))
     assert sum(p.read_bytes().count(b"\n") for p in (tmp_path / "s").glob("clips-*.idx")) == len(theirs)
-    assert f"{len(theirs)} clips cached now, 0 were there, 1 failed now" in first.stdout
+    assert f"{len(theirs)} clips cached now, 0 already present, 1 failed now" in first.stdout
     again = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
-    assert f"0 clips cached now, {len(theirs)} were there, 0 failed now, 1 failed before" in again.stdout
+    assert f"0 clips cached now, {len(theirs)} already present, 0 failed now, 1 failed before" in again.stdout
 
 
 @pytest.mark.parametrize("size", [1, 5, 16, 1000])

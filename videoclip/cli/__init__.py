@@ -17,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a subcommand; 0 if it did its work, 1 after an error, which is told in one sentence."""
     args = _parser().parse_args(arguments)
     try:
-        args.command(args)
+        return args.command(args) or 0
     except VideoclipError as error:
         if args.debug:
             raise
@@ -26,7 +26,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped; what is committed stays, the same command goes on from there", file=sys.stderr)
         return 130
-    return 0
 
 
 def demo(args: argparse.Namespace) -> None:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-Command = Callable[[argparse.Namespace], None]
+Command = Callable[[argparse.Namespace], int | None]  # what it returns is the exit status; None is 0
 AddArguments = Callable[[argparse.ArgumentParser], None]
 
 LARGEST = 10**9  # no count, size or duration that anybody means lies above it

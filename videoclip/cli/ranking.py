@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from videoclip.cli.arguments import AddArguments, Command, count, share
+from videoclip.errors import printable
 
 
 def rerank(args: argparse.Namespace) -> None:
@@ -35,7 +36,9 @@ def search(args: argparse.Namespace) -> None:
 
     model = load_model(args.checkpoint) if args.checkpoint else None
     for hit in run_search(args.store, args.text, args.k, model):
-        print(f"{hit.score:7.4f}  {hit.id}  best at {hit.seconds:.2f} s of {hit.start:.2f} to {hit.end:.2f} s")
+        where = f"best at {hit.seconds:.2f} s of {hit.start:.2f} to {hit.end:.2f} s"
+        gone = "  (its file no longer exists)" if hit.vanished else ""
+        print(f"{hit.score:7.4f}  {printable(hit.id)}  {where}{gone}")
 
 
 def _rerank_arguments(sub: argparse.ArgumentParser) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
+from videoclip.errors import StoreError
 from videoclip.features import VideoFeatures
 from videoclip.model import VideoTextModel, create_model
 from videoclip.store import FeatureStore
@@ -21,6 +22,7 @@ class Hit:
         start, end: times of its first and last cached frame, in seconds.
         score: in cosine units.
         seconds: time of the frame that fits the text best.
+        vanished: whether its video file no longer exists.
     """
 
     id: str
@@ -28,6 +30,7 @@ class Hit:
     end: float
     score: float
     seconds: float
+    vanished: bool = False
 
 
 @torch.no_grad()
@@ -49,11 +52,19 @@ def search(store: FeatureStore | str | Path, text: str, k: int = 5, model: Video
     ids = store.ids
     gallery = model.encode_store(store, ids)
     scores = model.similarity(query, gallery)[0]
+    if not torch.isfinite(scores).all():
+        first = ids[int(torch.isfinite(scores).int().argmin())]
+        raise StoreError(
+            f"{store.folder}: clip {first!r} has features that are not finite; `videoclip store verify` lists such "
+            "clips, and `videoclip store merge --skip-damaged` leaves them out."
+        )
     best = scores.topk(min(k, len(scores))).indices
     found = gallery[best]
     cosines = torch.nn.functional.cosine_similarity(query.sentence[:, None], found.source, dim=-1)
     moments = found.seconds.gather(1, cosines.masked_fill(~found.mask, -2).argmax(1, keepdim=True))[:, 0]
-    return [_hit(ids[i], found, n, scores[i], moments[n]) for n, i in enumerate(best.tolist())]
+    vanished = set(store.vanished)
+    hits = [_hit(ids[i], found, n, scores[i], moments[n]) for n, i in enumerate(best.tolist())]
+    return [replace(hit, vanished=hit.id in vanished) for hit in hits]
 
 
 def default_model(store: FeatureStore) -> VideoTextModel:

@@ -18,7 +18,8 @@ from torch import Tensor
 from videoclip.data.manifest import Clip
 from videoclip.errors import DataError, DecodeError
 from videoclip.features import VideoPixels
-from videoclip.store import Failure, FeatureStore
+from videoclip.store import FeatureStore
+from videoclip.store.catalog import Failure
 from videoclip.store.launch import own_cores
 from videoclip.video.clip import ClipPixels, FrameChoice, load_clip
 from videoclip.video.preprocess import Preprocess
