@@ -11,12 +11,10 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+from videoclip.limits import LARGEST, LARGEST_COUNT, LARGEST_SEED, MOST_WORKERS
+
 Command = Callable[[argparse.Namespace], int | None]  # what it returns is the exit status; None is 0
 AddArguments = Callable[[argparse.ArgumentParser], None]
-
-LARGEST = 10**9  # no count, size or duration that anybody means lies above it
-LARGEST_SEED = 2**32 - 1  # what numpy and torch both take
-MOST_WORKERS = 4096
 
 
 def folder(text: str) -> Path:
@@ -28,12 +26,12 @@ def folder(text: str) -> Path:
 
 def count(text: str) -> int:
     """Return an integer of at least 1."""
-    return _integer(text, 1, LARGEST)
+    return _integer(text, 1, LARGEST_COUNT)
 
 
 def number(text: str) -> int:
     """Return an integer of at least 0."""
-    return _integer(text, 0, LARGEST)
+    return _integer(text, 0, LARGEST_COUNT)
 
 
 def workers(text: str) -> int:
