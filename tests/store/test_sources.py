@@ -235,7 +235,7 @@ def test_an_encoder_that_overflows_fails_its_clip_alone(videos: Path, tmp_path: 
 
     broken = copy.deepcopy(tiny)
     with torch.no_grad():
-        for parameter in broken.model.visual.parameters():
+        for parameter in broken.parameters():
             parameter.mul_(1e3)
     done = cache(videos, tmp_path / "s", broken)
     assert (done.cached, done.failed) == (0, 2)
@@ -260,4 +260,4 @@ def test_missing_files_are_one_line(tmp_path: Path, videos: Path, capsys: pytest
     main(["cache", str(tmp_path / "m.jsonl"), "--out", str(tmp_path / "s"), "--model", "tiny", "--workers", "0"])
     out = capsys.readouterr().out
     assert "50 files are missing, such as" in out and "--drop-missing" in out
-    assert sum("missing" in line for line in out.splitlines()) == 1
+    assert sum(".mp4" in line for line in out.splitlines()) == 1

@@ -60,6 +60,15 @@ def share(text: str) -> float:
     return value
 
 
+def trust_argument(sub: argparse.ArgumentParser) -> None:
+    """Add ``--trust`` to a command that loads the model that a store or a file names."""
+    sub.add_argument(
+        "--trust",
+        action="store_true",
+        help="load the model that the store or file names even from a repository, a folder or a file",
+    )
+
+
 def _integer(text: str, lowest: int, highest: int) -> int:
     try:
         value = int(text)

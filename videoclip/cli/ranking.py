@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from videoclip.cli.arguments import AddArguments, Command, count, share
+from videoclip.cli.arguments import AddArguments, Command, count, share, trust_argument
 from videoclip.errors import printable
 
 
@@ -17,7 +17,7 @@ def rerank(args: argparse.Namespace) -> None:
     from videoclip.store import FeatureStore
 
     store, before = FeatureStore(args.store), read_run(args.run)
-    spec = store.backbone_spec
+    spec = store.trusted_backbone(args.trust)
     backbone = create_backbone(str(spec["name"]), spec["pretrained"], "auto")
     after = run_reranking(before, read_queries(args.queries), store, backbone, args.weight, args.depth, args.scaling)
     write_run(after, args.out, "rerank")
@@ -35,7 +35,7 @@ def search(args: argparse.Namespace) -> None:
     from videoclip.retrieval.search import search as run_search
 
     model = load_model(args.checkpoint) if args.checkpoint else None
-    for hit in run_search(args.store, args.text, args.k, model):
+    for hit in run_search(args.store, args.text, args.k, model, args.trust):
         where = f"best at {hit.seconds:.2f} s of {hit.start:.2f} to {hit.end:.2f} s"
         gone = "  (its file no longer exists)" if hit.vanished else ""
         print(f"{hit.score:7.4f}  {printable(hit.id)}  {where}{gone}")
@@ -49,6 +49,7 @@ def _rerank_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--qrels", type=Path, help="relevance judgements, for metrics before and after")
     sub.add_argument("--weight", type=share, default=0.4, help="of the initial score, 0 to 1 (default 0.4)")
     sub.add_argument("--depth", type=count, default=1000, help="videos re-ranked per query (default 1000)")
+    trust_argument(sub)
     sub.add_argument("--scaling", choices=["none", "minmax"], default="minmax", help="of both scores before mixing")
 
 
@@ -57,6 +58,7 @@ def _search_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("text")
     sub.add_argument("-k", type=count, default=5, help="how many clips (default 5)")
     sub.add_argument("--checkpoint", type=Path, help="a trained model instead of plain query scoring")
+    trust_argument(sub)
 
 
 COMMANDS: dict[Command, AddArguments] = {rerank: _rerank_arguments, search: _search_arguments}

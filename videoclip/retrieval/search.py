@@ -34,18 +34,28 @@ class Hit:
 
 
 @torch.no_grad()
-def search(store: FeatureStore | str | Path, text: str, k: int = 5, model: VideoTextModel | None = None) -> list[Hit]:
-    """The k best clips of a store for a sentence, best first.
+def search(
+    store: FeatureStore | str | Path,
+    text: str,
+    k: int = 5,
+    model: VideoTextModel | None = None,
+    trust: bool = False,
+) -> list[Hit]:
+    """Return the k best clips of a store for a sentence, best first.
 
     Args:
+        store: opened, or its folder or address.
+        text: the sentence.
+        k: number of clips.
         model: whose scores count; without one, query scoring on the backbone that made the store, untrained.
+        trust: load that backbone though the store names a repository, a folder or a file of weights.
 
     Raises:
-        StoreError: there is no store, or the model's backbone did not make it.
-        BackboneError: the store's backbone cannot be loaded.
+        StoreError: there is no store, the model's backbone did not make it, or a clip's features are not finite.
+        BackboneError: the store's backbone cannot be loaded, or needs ``trust``.
     """
     store = store if isinstance(store, FeatureStore) else FeatureStore(store)
-    model = model or default_model(store)
+    model = model or default_model(store, trust)
     if model.backbone is not None:
         store.check_backbone(model.backbone)
     query = model.encode_text([text])
@@ -67,9 +77,13 @@ def search(store: FeatureStore | str | Path, text: str, k: int = 5, model: Video
     return [replace(hit, vanished=hit.id in vanished) for hit in hits]
 
 
-def default_model(store: FeatureStore) -> VideoTextModel:
-    """Query scoring on the backbone that made a store, without anything trained, over all cached frames."""
-    spec = store.backbone_spec
+def default_model(store: FeatureStore, trust: bool = False) -> VideoTextModel:
+    """Build query scoring on the backbone that made a store, without anything trained, over all cached frames.
+
+    Raises:
+        BackboneError: the store names a backbone that needs ``trust``, or that cannot be loaded.
+    """
+    spec = store.trusted_backbone(trust)
     longest = store.describe()["frames"]["most"]
     model = create_model(str(spec["name"]), spec["pretrained"], similarity="query_scoring", frames=max(1, longest))
     return model.eval()

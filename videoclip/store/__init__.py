@@ -17,6 +17,7 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from videoclip.backbone import Backbone
+from videoclip.backbone.trust import confirm_source
 from videoclip.data.remote import is_remote, local_copy
 from videoclip.errors import StoreError
 from videoclip.features import TextFeatures, VideoFeatures, VideoPixels
@@ -94,6 +95,22 @@ class FeatureStore:
     def backbone_spec(self) -> dict[str, str | None]:
         """Name and pretrained tag of the backbone, as given when the store was made."""
         return dict(self._backbone)
+
+    def trusted_backbone(self, trust: bool = False) -> dict[str, str | None]:
+        """Return ``backbone_spec`` for loading.
+
+        Raises:
+            BackboneError: it leads to a repository, a folder or a file, which needs ``trust``.
+            StoreError: the features come from elsewhere.
+        """
+        if self.recipe.backbone.startswith("imported:"):
+            raise StoreError(
+                f"{self.folder}: its features were imported, and no text tower is known for them; only a store "
+                "that `videoclip cache` made can be searched by text."
+            )
+        spec = self.backbone_spec
+        confirm_source(str(spec["name"]), spec["pretrained"], self.folder, trust)
+        return spec
 
     @cached_property
     def failures(self) -> list[Failure]:
