@@ -15,8 +15,9 @@ from tests.conftest import numbered
 from videoclip.backbone.openclip import OpenClip
 from videoclip.cli import main
 from videoclip.data.manifest import Clip, read_manifest
-from videoclip.errors import StoreError
+from videoclip.errors import BackboneError, DataError, StoreError
 from videoclip.store import FeatureStore
+from videoclip.store.dataset import in_store
 from videoclip.store.extract import Summary, cache_features
 from videoclip.store.transfer import import_features, import_texts, merge, prune, verify
 from videoclip.video.clip import FrameChoice
@@ -83,6 +84,22 @@ def test_another_stretch_or_path_under_an_id_is_cached_again(
     assert torch.equal(frames(store, "x"), frames(tmp_path / "fresh", "x"))
 
 
+@pytest.mark.parametrize("change", ["stretch", "file", "nothing"])
+def test_training_and_evaluation_refuse_features_of_another_clip(
+    videos: Path, tmp_path: Path, tiny: OpenClip, change: str
+) -> None:
+    clip = Clip(id="x", path=videos / "a.mp4", end=0.6)
+    cache([clip], tmp_path / "s", tiny)
+    if change == "file":
+        shutil.copy(videos / "b.mp4", videos / "a.mp4")
+    other = Clip(id="x", path=videos / "a.mp4", end=0.8 if change == "stretch" else 0.6)
+    if change == "nothing":
+        assert in_store([other], FeatureStore(tmp_path / "s"), False) == [other]
+        return
+    with pytest.raises(DataError, match="1 clips were cached from another stretch or file .* 'x'"):
+        in_store([other], FeatureStore(tmp_path / "s"), allow_missing=True)
+
+
 @pytest.mark.parametrize("how", ["touched", "moved"])
 def test_the_same_content_is_not_cached_again(videos: Path, tmp_path: Path, tiny: OpenClip, how: str) -> None:
     store = tmp_path / "s"
@@ -94,6 +111,13 @@ def test_the_same_content_is_not_cached_again(videos: Path, tmp_path: Path, tiny
     assert cache(videos, store, tiny) == Summary(0, 2, 0, 0)
     assert FeatureStore(store).record("a.mp4").notes["path"] == str(videos / "a.mp4")
     assert FeatureStore(store).vanished == []
+
+
+def test_stretches_of_one_id_do_not_merge(videos: Path, tmp_path: Path, tiny: OpenClip) -> None:
+    for name, end in (("s", 0.6), ("t", 0.8)):
+        cache([Clip(id="x", path=videos / "a.mp4", end=end)], tmp_path / name, tiny)
+    with pytest.raises(StoreError, match="'x' was made from another file or stretch"):
+        merge([FeatureStore(tmp_path / "s"), FeatureStore(tmp_path / "t")], tmp_path / "m")
 
 
 def test_a_store_of_an_earlier_version_is_compared_by_content(videos: Path, tmp_path: Path, tiny: OpenClip) -> None:
@@ -261,3 +285,32 @@ def test_missing_files_are_one_line(tmp_path: Path, videos: Path, capsys: pytest
     out = capsys.readouterr().out
     assert "50 files are missing, such as" in out and "--drop-missing" in out
     assert sum(".mp4" in line for line in out.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["hf-hub:someone/model", "/models/clip", "../clip"])
+def test_a_store_does_not_choose_by_itself_what_is_loaded(
+    videos: Path, tmp_path: Path, tiny: OpenClip, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache(videos, tmp_path / "s", tiny)
+    description = tmp_path / "s" / "store.json"
+    content = json.loads(description.read_text())
+    content["backbone"]["name"] = name
+    description.write_text(json.dumps(content))
+    with pytest.raises(BackboneError, match=f"would load {name}, .*--trust"):
+        FeatureStore(tmp_path / "s").trusted_backbone()
+    assert main(["search", str(tmp_path / "s"), "a ring"]) == 1
+    assert "--trust" in capsys.readouterr().err
+
+
+def test_a_file_name_that_is_not_utf8_is_cached_like_any_other(tmp_path: Path, videos: Path, tiny: OpenClip) -> None:
+    name = os.fsdecode(b"caf\xe9 \n.mp4")
+    try:
+        (videos / "a.mp4").rename(videos / name)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    assert cache(videos, tmp_path / "s", tiny).cached == 2
+    store = FeatureStore(tmp_path / "s")
+    (odd,) = set(store.ids) - {"b.mp4"}
+    odd.encode()  # an id that every format can hold
+    assert os.path.exists(store.record(odd).notes["path"]) and store.vanished == []
+    assert cache(videos, tmp_path / "s", tiny) == Summary(0, 2, 0, 0)

@@ -61,7 +61,7 @@ def test_merge_is_the_union(shapes: Path, tiny: OpenClip, tmp_path: Path) -> Non
         merge([a, FeatureStore(tmp_path / "c")], tmp_path / "n")
     swapped = [Clip(id=clips[0].id, path=clips[1].path)]
     cache_features(swapped, tmp_path / "d", tiny, choice, workers=0)
-    with pytest.raises(StoreError, match="was made from another file"):
+    with pytest.raises(StoreError, match="was made from another file or stretch"):
         merge([a, FeatureStore(tmp_path / "d")], tmp_path / "o")
 
 

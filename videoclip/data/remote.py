@@ -36,7 +36,7 @@ def is_remote(path: str | Path) -> bool:
     return isinstance(path, str) and "://" in path
 
 
-def file_version(path: str | Path) -> tuple[int | None, int | str | None]:
+def file_version(path: str | Path) -> tuple[int | None, str | None]:
     """Return size and version of a file: its modification time in nanoseconds, or its file system's key for an address.
 
     Both are None where the file is missing or cannot be asked for.
@@ -46,7 +46,7 @@ def file_version(path: str | Path) -> tuple[int | None, int | str | None]:
             status = os.stat(path)
         except (OSError, ValueError):  # a name with a null byte
             return None, None
-        return status.st_size, status.st_mtime_ns
+        return status.st_size, str(status.st_mtime_ns)
     try:
         files = _filesystem(path)
         return int(files.info(str(path))["size"]), str(files.ukey(str(path)))

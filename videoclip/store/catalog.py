@@ -38,7 +38,7 @@ class Failure:
     decoder: str
     seconds: float
     bytes: int | None = None
-    modified: int | str | None = None
+    modified: str | None = None
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from videoclip.features import TextFeatures, VideoFeatures, VideoPixels
 from videoclip.layers import masked_mean
 from videoclip.store import FeatureStore
 from videoclip.store.source import PixelSource, Source
+from videoclip.store.sources import is_outdated
 
 T = TypeVar("T")
 
@@ -307,10 +308,11 @@ def ahead(dataset: Dataset[T], numbers: Sequence[int], workers: int) -> Iterator
 
 
 def in_store(clips: Sequence[Clip], store: Source, allow_missing: bool) -> list[Clip]:
-    """The clips that the store, or the files, have.
+    """Return the clips that the store, or the files, have.
 
     Raises:
-        DataError: some are missing and that was not allowed, or all are.
+        DataError: some are missing and that was not allowed, or all are; or the store has another stretch or file
+            under a clip's id.
     """
     found = [clip for clip in clips if clip.id in store]
     missing = len(clips) - len(found)
@@ -320,6 +322,14 @@ def in_store(clips: Sequence[Clip], store: Source, allow_missing: bool) -> list[
         place = "in the store" if isinstance(store, FeatureStore) else "there"
         raise DataError(
             f"{store.folder}: {missing} of {len(clips)} clips are not {place}, the first is {first!r} "
-            f"({reasons.get(first, 'never cached')}); cache them, or set data.allow_missing=true to go on without."
+            f"({reasons.get(first, 'never cached')}); cache them, or set data.allow_missing=true to continue without "
+            "them."
+        )
+    held = store if isinstance(store, FeatureStore) else store.store if store.clips is None else None
+    outdated = [] if held is None else [clip.id for clip in found if is_outdated(clip, held.record(clip.id).notes)]
+    if outdated:
+        raise DataError(
+            f"{store.folder}: {len(outdated)} clips were cached from another stretch or file than the manifest names, "
+            f"the first is {outdated[0]!r}; run `videoclip cache` again with this manifest."
         )
     return found

@@ -58,6 +58,17 @@ def compare(
     return "moved" if sha256_of(Path(clip.path)) == notes.get("sha256") else "changed"
 
 
+def is_outdated(clip: Clip, notes: Mapping[str, Any]) -> bool:
+    """Whether stored rows are surely of another stretch or file than a clip names, without reading the file.
+
+    Where the file is missing, as on a machine that has the store alone, the stretch decides.
+    """
+    if notes.get("stretch", [clip.start, clip.end]) != [clip.start, clip.end]:
+        return True
+    size, _ = (None, None) if is_remote(clip.path) else file_version(clip.path)
+    return size is not None and notes.get("bytes", size) != size
+
+
 def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file, in hexadecimal digits."""
     digest = hashlib.sha256()

@@ -73,7 +73,7 @@ def merge(
     create_description(folder, first.recipe, first.backbone_spec)
     kinds: dict[Literal["clips", "texts"], Any] = {"clips": first.recipe.tensors, "texts": first.recipe.text_tensors}
     for kind, tensors in kinds.items():
-        seen = {record.key: record.notes.get("sha256", "") for record in FeatureStore(folder).records(kind)}
+        seen = {record.key: _origin(record) for record in FeatureStore(folder).records(kind)}
         with ShardWriter(folder, kind, tensors, first.recipe.dtype_of, shard_bytes=shard_mib << 20) as writer:
             for store in stores:
                 for record in store.records(kind):
@@ -87,7 +87,7 @@ def merge(
                             continue
                         raise
                     writer.add(record.key, rows, **store.notes(record))
-                    seen[record.key] = record.notes.get("sha256", "")
+                    seen[record.key] = _origin(record)
                     if len(seen) % COMMIT_RECORDS == 0:
                         writer.commit()
     return FeatureStore(folder)
@@ -211,12 +211,16 @@ def import_texts(folder: str | Path, texts: Mapping[str, Array] | Iterable[tuple
                 writer.add(text, {"sentence": rows})
 
 
-def _check_same_source(seen: Mapping[str, str], record: Record, store: FeatureStore) -> None:
-    mine = record.notes.get("sha256", "")
-    if seen.get(record.key, mine) != mine:
+def _origin(record: Record) -> tuple[str, list[float | None]]:
+    """Return the content and the stretch that a record was made from; nothing of a text."""
+    return record.notes.get("sha256", ""), record.notes.get("stretch", [None, None])
+
+
+def _check_same_source(seen: Mapping[str, Any], record: Record, store: FeatureStore) -> None:
+    if seen.get(record.key, _origin(record)) != _origin(record):
         raise StoreError(
-            f"{store.folder}: clip {record.key!r} was made from another file than in a store before it "
-            "(their SHA-256 differ); cache it again, or merge without one of the stores."
+            f"{store.folder}: clip {record.key!r} was made from another file or stretch than in a store before it; "
+            "cache it again, or merge without one of the stores."
         )
 
 
