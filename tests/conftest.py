@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.helpers.data import DATA
+from tests.helpers.numbered import numbered
 from videoclip.backbone import create_backbone
 from videoclip.backbone.openclip import OpenClip
 from videoclip.data.manifest import read_manifest
@@ -16,15 +18,13 @@ from videoclip.synthetic.moving_shapes import Counts, write_moving_shapes
 from videoclip.video.clip import FrameChoice
 from videoclip.video.encode import write_video
 
-SHARED = Path(__file__).parents[2] / "shared" / "data"
-
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Real videos; tests that need them skip without."""
-    if not SHARED.is_dir():
-        pytest.skip(f"no real videos at {SHARED}")
-    return SHARED
+    if not DATA.is_dir():
+        pytest.skip(f"no real videos at {DATA}")
+    return DATA
 
 
 @pytest.fixture(scope="session")
@@ -47,25 +47,6 @@ def shapes_store(shapes: Path, tiny: OpenClip, tmp_path_factory: pytest.TempPath
     folder = tmp_path_factory.mktemp("store") / "store"
     cache_features(read_manifest(shapes), folder, tiny, FrameChoice(frames=12), workers=0)
     return FeatureStore(folder)
-
-
-BITS = 16
-
-
-def numbered(count: int, height: int = 64, width: int = 96, first: int = 0) -> np.ndarray:
-    """Frames (count, H, W, 3) that carry their own number as a bar code of 16 grey blocks."""
-    bits = (np.arange(first, first + count)[:, None] >> np.arange(BITS)) & 1
-    block = width // BITS
-    frames = np.full((count, height, width, 3), 128, np.uint8)
-    frames[:, :, : BITS * block] = np.repeat(np.where(bits, 235, 20), block, axis=1)[:, None, :, None]
-    return frames
-
-
-def numbers_of(frames: np.ndarray) -> list[int]:
-    """The numbers that frames made by ``numbered`` carry."""
-    block = frames.shape[2] // BITS
-    centre = frames[:, frames.shape[1] // 2, block // 2 : BITS * block : block].mean(-1)
-    return [int(((row > 128) << np.arange(BITS)).sum()) for row in centre]
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import numbered
+from tests.helpers.numbered import numbered
 from videoclip.backbone.openclip import OpenClip
 from videoclip.data.manifest import Clip, read_manifest
 from videoclip.errors import DataError, StoreError

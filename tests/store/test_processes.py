@@ -17,7 +17,7 @@ import psutil
 import pytest
 import torch
 
-from tests.store.test_resilience import content
+from tests.helpers.stores import content
 from videoclip.backbone.openclip import OpenClip
 from videoclip.data.manifest import read_manifest
 from videoclip.store import FeatureStore

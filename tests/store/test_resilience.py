@@ -19,27 +19,19 @@ import psutil
 import pytest
 import torch
 
-from tests.conftest import numbered
-from tests.video.files import long_frames
+from tests.helpers.numbered import long_frames, numbered
+from tests.helpers.stores import content
 from videoclip.backbone.openclip import OpenClip
 from videoclip.data.manifest import Clip, read_manifest
 from videoclip.errors import StoreError
 from videoclip.store import FeatureStore, extract
 from videoclip.store.extract import cache_features
 from videoclip.store.produce import Message, Producer
-from videoclip.store.transfer import verify
 from videoclip.video.clip import FrameChoice
 from videoclip.video.encode import write_video
 from videoclip.video.isolation import Ended, Limits, isolated
 
 FPS = FrameChoice(fps=5.0)
-
-
-def content(folder: Path) -> dict[str, tuple[bytes, list[float], object]]:
-    """What a store holds, whatever files it lies in."""
-    store = FeatureStore(folder)
-    assert verify(store) == []
-    return {i: (store[i].frames.numpy().tobytes(), store[i].seconds.tolist(), store[i].notes) for i in store.ids}
 
 
 def lines(folder: Path) -> int:

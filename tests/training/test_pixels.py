@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.training.two import Gradients, check, gradients_of, in_two
+from tests.helpers.two_processes import Gradients, check, gradients_of, in_two
 from videoclip.backbone.openclip import OpenClip
 from videoclip.config import AverageConfig, RunConfig, TrainConfig
 from videoclip.data.manifest import Clip, of_split, read_manifest

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.training.two import Gradients, check, gradients_of, in_two
+from tests.helpers.two_processes import Gradients, check, gradients_of, in_two
 from videoclip.backbone.openclip import OpenClip
 from videoclip.cli import main
 from videoclip.compare.runs import compare, describe

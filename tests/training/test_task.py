@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.training.two import Gradients, check, gradients_of, in_two
+from tests.helpers.two_processes import Gradients, check, gradients_of, in_two
 from videoclip.backbone.openclip import OpenClip
 from videoclip.config import TrainConfig
 from videoclip.errors import DataError

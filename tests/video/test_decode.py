@@ -11,8 +11,16 @@ import numpy as np
 import psutil
 import pytest
 
-from tests.conftest import numbered, numbers_of
-from tests.video.files import COUNT, ENCODINGS, REMUXED, long_frames, write_all, write_edit_list, write_variable_rate
+from tests.helpers.numbered import long_frames, numbered, numbers_of
+from tests.helpers.video_files import (
+    COUNT,
+    ENCODINGS,
+    REMUXED,
+    shift,
+    write_all,
+    write_edit_list,
+    write_variable_rate,
+)
 from videoclip.errors import DecodeError
 from videoclip.video import decode, sampling
 from videoclip.video.clip import FrameChoice, chosen_frames
@@ -234,9 +242,7 @@ def test_a_truncated_file_is_short_and_never_gives_a_wrong_frame(tmp_path: Path,
     content = whole.read_bytes()
     if name == "cut.mp4":  # the index must stand in front
         fast = tmp_path / "fast.mp4"
-        from tests.video.files import _shift
-
-        _shift(whole, fast, 0.0, {"movflags": "faststart"})
+        shift(whole, fast, 0.0, {"movflags": "faststart"})
         content = fast.read_bytes()
     cut.write_bytes(content[: len(content) * 6 // 10])
     for decoder in DECODERS:

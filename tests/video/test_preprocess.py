@@ -11,7 +11,7 @@ import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
-from tests.conftest import numbered
+from tests.helpers.numbered import numbered
 from videoclip.backbone.openclip import _preprocess
 from videoclip.video.decode import read_frames
 
