@@ -311,12 +311,13 @@ def system_of(folder: Path) -> str:
     return re.sub(r"-\d+$", "", folder.name)
 
 
-CASES = sorted(
-    f
-    for place in (SMALL, RECORDINGS)
-    for f in place.glob("*")
-    if system_of(f) in RUNNERS and (f / "case.json").exists()
-)
+def cases() -> list[Path]:
+    """Return every recording of a supported system once: the small set lies in both places."""
+    found = {f.name: f for place in (RECORDINGS, SMALL) for f in place.glob("*") if (f / "case.json").exists()}
+    return sorted(f for f in found.values() if system_of(f) in RUNNERS)
+
+
+CASES = cases()
 
 
 def test_recordings_were_found() -> None:
