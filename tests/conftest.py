@@ -20,6 +20,7 @@ from videoclip.synthetic.moving_shapes import Counts, write_moving_shapes
 from videoclip.video.clip import FrameChoice
 from videoclip.video.encode import write_video
 
+pytest_plugins = ["pytester"]
 CHOSEN = ("slow", "ray", "gpu")  # markers of tests that run only when they are chosen
 NO_DATA = "data outside the repository"
 left_out = pytest.StashKey[dict[str, int]]()
@@ -52,8 +53,8 @@ def _chosen_kind(item: pytest.Item) -> str | None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Say what did not run and how to run it."""
     for kind, count in config.stash.get(left_out, {}).items():
-        tests = "test was" if count == 1 else "tests were"
-        terminalreporter.write_line(f"{count} {kind} {tests} not run; run with: pytest -m {kind}")
+        tests, them = ("test was", "it") if count == 1 else ("tests were", "them")
+        terminalreporter.write_line(f"{count} {kind} {tests} not run; run {them} with: pytest -m {kind}")
     skipped = [report for report in terminalreporter.getreports("skipped") if NO_DATA in str(report.longrepr)]
     if skipped or not RECORDINGS.is_dir():
         recordings = "" if RECORDINGS.is_dir() else f", and the recordings of {RECORDINGS} were not compared"
