@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import numbered
+from tests.helpers.data import VIDEOS
+from tests.helpers.numbered import numbered
 from videoclip.backbone.openclip import OpenClip
 from videoclip.data.manifest import Clip, read_manifest
 from videoclip.errors import DataError, StoreError
@@ -122,8 +123,8 @@ def test_captions_are_cached_with_the_clips(folder: Path, tmp_path: Path, tiny: 
         store.text(["a ring", "a dog"])
 
 
-def test_a_damaged_file_keeps_the_frames_that_decode(shared: Path, tmp_path: Path, tiny: OpenClip) -> None:
-    clip = Clip(id="c", path=shared / "awkward" / "corrupted.mp4")
+def test_a_damaged_file_keeps_the_frames_that_decode(tmp_path: Path, tiny: OpenClip) -> None:
+    clip = Clip(id="c", path=VIDEOS / "corrupted.mp4")
     cache_features([clip], tmp_path / "s", tiny, FrameChoice(fps=10), workers=0)
     stored = FeatureStore(tmp_path / "s")["c"]
     assert stored.notes["errors"] > 0 and stored.notes["status"] == "damaged" and len(stored.frames) > 20

@@ -17,7 +17,7 @@ import psutil
 import pytest
 import torch
 
-from tests.store.test_resilience import content
+from tests.helpers.stores import content
 from videoclip.backbone.openclip import OpenClip
 from videoclip.data.manifest import read_manifest
 from videoclip.store import FeatureStore
@@ -38,6 +38,7 @@ def one_process(shapes: Path, tiny: OpenClip, tmp_path_factory: pytest.TempPathF
     return folder
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_store_of_one(shapes: Path, one_process: Path, tmp_path: Path) -> None:
     (shapes.parent / "broken.mp4").write_text("no video")
     manifest = shapes.parent / "with_broken.jsonl"
@@ -113,6 +114,8 @@ def cluster() -> Iterator[Any]:
     nodes.shutdown()
 
 
+@pytest.mark.slow
+@pytest.mark.ray
 @pytest.mark.parametrize("kill", [False, True])
 def test_a_ray_cluster_gives_the_store_of_one(
     shapes: Path, one_process: Path, tiny: OpenClip, tmp_path: Path, cluster: Any, kill: bool

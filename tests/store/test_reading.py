@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from tests.conftest import numbered
+from tests.helpers.numbered import numbered
 from videoclip.backbone.openclip import OpenClip
 from videoclip.cli import main
 from videoclip.data.manifest import Clip, read_manifest, write_manifest

@@ -18,6 +18,7 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tests.helpers.training import losses
 from videoclip.backbone.openclip import OpenClip
 from videoclip.compare.seeds import train_seeds
 from videoclip.config import RunConfig, dump, load_config
@@ -47,11 +48,6 @@ def config(shapes: Path, shapes_store: FeatureStore) -> RunConfig:
 def with_values(config: RunConfig, folder: Path, *overrides: str) -> RunConfig:
     (folder / "given.yaml").write_text(dump(config))
     return load_config(folder / "given.yaml", overrides)
-
-
-def losses(run: Path) -> list[float]:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [line["loss"] for line in lines if "loss" in line]
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +91,7 @@ def test_only_what_is_declared_changes(uninterrupted: Path, tiny: OpenClip) -> N
         assert not torch.equal(trained.encode_text(tokens).sentence, tiny.encode_text(tokens).sentence)
 
 
+@pytest.mark.slow
 def test_kill_nine_and_resume_gives_the_same_to_the_last_digit(
     config: RunConfig, uninterrupted: Path, tmp_path: Path
 ) -> None:
@@ -119,6 +116,7 @@ def test_kill_nine_and_resume_gives_the_same_to_the_last_digit(
     assert mine["test"] == whole["test"]
 
 
+@pytest.mark.slow
 def test_killed_three_times_and_resumed_on_other_numbers_of_processes(
     config: RunConfig, uninterrupted: Path, tmp_path: Path
 ) -> None:
@@ -275,6 +273,7 @@ def test_a_split_that_is_not_the_protocols_is_refused_before_training(config: Ru
     assert "text_to_video/R@1" in report["test"]["test"] and "video_to_text/R@1" not in report["test"]["test"]
 
 
+@pytest.mark.slow
 def test_seeds_and_processes_share_the_demos_data(tmp_path: Path) -> None:
     """Two processes cache what the demo's data needs together; another seed of the run leaves the videos alone."""
     manifest = write_moving_shapes(tmp_path / "videos", seed=7, counts=Counts(train=12, val=2, test=2, novel=1))
