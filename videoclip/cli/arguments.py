@@ -10,6 +10,7 @@ import argparse
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 Command = Callable[[argparse.Namespace], None]
 AddArguments = Callable[[argparse.ArgumentParser], None]
@@ -60,6 +61,19 @@ def share(text: str) -> float:
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"must lie between 0 and 1, not {text}")
     return value
+
+
+def image_transform(sub: argparse._ActionsContainer) -> None:
+    """Add the options for the image transform of weights that do not bring theirs along."""
+    sub.add_argument("--mean", nargs=3, type=share, metavar=("R", "G", "B"), help="mean of the pixels in training, 0-1")
+    sub.add_argument("--std", nargs=3, type=positive, metavar=("R", "G", "B"), help="standard deviation, likewise")
+    sub.add_argument("--interpolation", choices=["bicubic", "bilinear"], help="interpolation of the resize")
+    sub.add_argument("--resize-mode", choices=["shortest", "longest", "squash"], help="how a frame becomes a square")
+
+
+def transform_of(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of ``image_transform`` as arguments of ``create_backbone``."""
+    return {name: getattr(args, name) for name in ("mean", "std", "interpolation", "resize_mode")}
 
 
 def _integer(text: str, lowest: int, highest: int) -> int:

@@ -10,14 +10,13 @@ from videoclip.cli.arguments import AddArguments, Command, count, share
 
 def rerank(args: argparse.Namespace) -> None:
     """Re-rank an initial run with CLIP's best frame."""
-    from videoclip.backbone import create_backbone
+    from videoclip.backbone import reopen_backbone
     from videoclip.retrieval.rerank import rerank as run_reranking
     from videoclip.retrieval.runs import read_qrels, read_queries, read_run, run_metrics, write_run
     from videoclip.store import FeatureStore
 
     store, before = FeatureStore(args.store), read_run(args.run)
-    spec = store.backbone_spec
-    backbone = create_backbone(str(spec["name"]), spec["pretrained"], "auto")
+    backbone = reopen_backbone(store.backbone_spec, "auto")
     after = run_reranking(before, read_queries(args.queries), store, backbone, args.weight, args.depth, args.scaling)
     write_run(after, args.out, "rerank")
     if args.qrels:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from videoclip.backbone import reopen_backbone
 from videoclip.features import VideoFeatures
 from videoclip.model import VideoTextModel, create_model
 from videoclip.store import FeatureStore
@@ -58,9 +59,9 @@ def search(store: FeatureStore | str | Path, text: str, k: int = 5, model: Video
 
 def default_model(store: FeatureStore) -> VideoTextModel:
     """Query scoring on the backbone that made a store, without anything trained, over all cached frames."""
-    spec = store.backbone_spec
     longest = store.describe()["frames"]["most"]
-    model = create_model(str(spec["name"]), spec["pretrained"], similarity="query_scoring", frames=max(1, longest))
+    backbone = reopen_backbone(store.backbone_spec)
+    model = create_model(backbone, similarity="query_scoring", frames=max(1, longest))
     return model.eval()
 
 
