@@ -54,7 +54,7 @@ def prepare_data(config: RunConfig, seed: int = 0) -> None:
     with main_first():
         if seed_of(manifest.parent) is None:
             write_moving_shapes(manifest.parent, seed)
-    backbone = create_backbone(config.model.backbone.name, config.model.backbone.pretrained)
+    backbone = create_backbone(**config.model.backbone.model_dump())
     extras = Extras(pixels="uint8" if config.data.source == "videos" else None)
     cache_features(read_manifest(manifest), config.data.store, backbone, FrameChoice(frames=FRAMES), extras=extras)
 

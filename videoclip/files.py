@@ -39,7 +39,7 @@ READ_ERRORS = (
     AttributeError,
     RuntimeError,  # torch; RecursionError
     MemoryError,  # a header that claims more than there can be
-    OverflowError,
+    ArithmeticError,  # sizes of zero, and beyond what numbers hold
     csv.Error,
     pickle.UnpicklingError,
     tarfile.TarError,

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 from videoclip import config as configs
 from videoclip import registry
-from videoclip.backbone import Backbone, create_backbone
+from videoclip.backbone import Backbone, create_backbone, reopen_backbone
+from videoclip.backbone.transform import chosen_transform
 from videoclip.backbone.walk import Tower, walk_image, walk_text
-from videoclip.config import Component, ModelConfig
+from videoclip.config import BackboneConfig, Component, ModelConfig
 from videoclip.errors import BackboneError, CheckpointError
 from videoclip.features import TextFeatures, VideoFeatures, VideoPixels
 from videoclip.similarity import Similarity
@@ -243,7 +244,8 @@ def _plain(value: Any) -> Any:
 
 def build_model(config: ModelConfig, backbone: Backbone | None = None) -> VideoTextModel:
     """Build a model from its config; ``backbone`` serves when it is loaded already, and is tuned in place."""
-    towers = backbone or create_backbone(config.backbone.name, config.backbone.pretrained)
+    towers = backbone or create_backbone(**config.backbone.model_dump())
+    config = config.model_copy(update={"backbone": _with_transform(config.backbone, towers)})
     temporal, similarity = build_head(config, towers.width)
     clip = {name: tensor.detach() for name, tensor in towers.text_tower.state_dict().items()}
     projection = getattr(towers.image_tower, "proj", None)
@@ -254,6 +256,11 @@ def build_model(config: ModelConfig, backbone: Backbone | None = None) -> VideoT
     model = VideoTextModel(towers, temporal, similarity, config, image_tuning=image_tuning, text_tuning=text_tuning)
     model.pretrained = frozenset(pretrained)
     return model
+
+
+def _with_transform(config: BackboneConfig, backbone: Backbone) -> BackboneConfig:
+    """Write down the image transform that a file of weights was given, so that a checkpoint brings it along."""
+    return BackboneConfig(**{**config.model_dump(), **chosen_transform(backbone.spec)})
 
 
 def build_tunings(config: ModelConfig, backbone: Backbone) -> tuple[list[Tuning], list[Tuning]]:
@@ -309,7 +316,7 @@ def load_model(folder: str | Path, backbone: Backbone | None = None) -> VideoTex
     if (folder / config.backbone.name).is_dir():  # a converted checkpoint brings its towers along
         inside = config.backbone.model_copy(update={"name": str(folder / config.backbone.name)})
         config = config.model_copy(update={"backbone": inside})
-    model = build_model(config, backbone)
+    model = build_model(config, backbone or reopen_backbone(config.backbone.model_dump()))
     found = model._towers().fingerprint
     if found != expected:
         raise CheckpointError(f"{folder} was trained on backbone {expected}, but {config.backbone.name} is {found}.")

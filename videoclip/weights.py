@@ -9,7 +9,7 @@ import torch
 from videoclip.backbone import create_backbone
 from videoclip.backbone.openclip import OpenClip
 from videoclip.config import BackboneConfig, Component
-from videoclip.errors import CheckpointError, ConfigError
+from videoclip.errors import BackboneError, CheckpointError, ConfigError
 from videoclip.model import VideoTextModel, build_model, load_model
 from videoclip.tuning import Tuning
 
@@ -29,8 +29,9 @@ def merge(model: VideoTextModel, out: str | Path) -> VideoTextModel:
 
     Raises:
         ConfigError: a tuning cannot be folded in, such as one that lets frames communicate.
-        BackboneError: the backbone cannot be written as a folder.
+        BackboneError: the backbone is not one of open_clip, which can be written as a folder.
     """
+    _saving(model)
     if fixed := [type(t).__name__ for t in _tunings(model) if not t.mergeable]:
         raise ConfigError("merge", [f"{name} cannot be folded into a tower's own weights" for name in fixed])
     for tuning in _tunings(model):
@@ -61,6 +62,7 @@ def blend(first: str | Path, second: str | Path, alpha: float, out: str | Path) 
     folds = all(tuning.mergeable for tuning in (*_tunings(start), *_tunings(other)))
     _check_alike(start, other, str(first), str(second), folds)
     if folds:
+        _saving(start)
         for tuning in (*_tunings(start), *_tunings(other)):
             tuning.merge()
     theirs = other.state_dict()
@@ -78,11 +80,16 @@ def _tunings(model: VideoTextModel) -> list[Tuning]:
     return [t for t in (*model.image_tuning, *model.text_tuning) if isinstance(t, Tuning)]
 
 
+def _saving(model: VideoTextModel) -> OpenClip:
+    """Return a model's towers, if they can be written as a folder."""
+    if not isinstance(model.backbone, OpenClip):
+        raise BackboneError("Only towers of open_clip can be written as a model folder; this model has others.")
+    return model.backbone
+
+
 def _plain(model: VideoTextModel, folder: Path) -> VideoTextModel:
     """Write a model whose towers hold everything, and load it."""
-    backbone = model.backbone
-    assert isinstance(backbone, OpenClip)
-    backbone.save(folder / "backbone")
+    _saving(model).save(folder / "backbone")
     none = (Component(name="none"),)
     plain = {"backbone": BackboneConfig(name="backbone"), "image_tuning": none, "text_tuning": none}
     config = model.config.model_copy(update=plain)

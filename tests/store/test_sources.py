@@ -297,7 +297,7 @@ def test_a_store_does_not_choose_by_itself_what_is_loaded(
     content["backbone"]["name"] = name
     description.write_text(json.dumps(content))
     with pytest.raises(BackboneError, match=f"would load {name}, .*--trust"):
-        FeatureStore(tmp_path / "s").trusted_backbone()
+        FeatureStore(tmp_path / "s").open_backbone()
     assert main(["search", str(tmp_path / "s"), "a ring"]) == 1
     assert "--trust" in capsys.readouterr().err
 

@@ -7,52 +7,64 @@ import gzip
 import hashlib
 import json
 import logging
-import shutil
-from collections.abc import Iterator, Sequence
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import open_clip
+import safetensors.torch
 import torch
 from open_clip.pretrained import get_pretrained_cfg
-from safetensors.torch import save_file
+from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 from torch import Tensor, nn
 
-from videoclip.errors import BackboneError
+from videoclip.backbone import source
+from videoclip.backbone.source import CONFIG, FOLDER, HUB, brief, folder_of
+from videoclip.backbone.text import PlainTextTower, has_words, projected, word_mask
+from videoclip.backbone.transform import agreed_transform, checked_part, chosen_transform
+from videoclip.errors import BackboneError, writing
 from videoclip.features import TextFeatures
+from videoclip.files import make_folder, reading, replace_text, replacing
 from videoclip.video.preprocess import Preprocess
 
-CONFIG = "open_clip_config.json"
 TINY_FOLDER = Path(__file__).parent.parent / "synthetic" / "tiny_clip"
-OPENAI_ONLY_KEYS = (
-    "input_resolution",
-    "context_length",
-    "vocab_size",
-)  # written by OpenAI's own export alone
 
 
 class OpenClip(nn.Module):
     """A backbone on open_clip; see ``create_backbone`` for the arguments and ``Backbone`` for the interface.
 
     Weights are kept in float32. ``random_weights`` skips the check that weights were found: for training from
-    scratch only.
+    scratch only. ``transform`` sets parts of the image transform, see ``create_backbone``.
     """
 
-    def __init__(self, name: str, pretrained: str | None = None, random_weights: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        pretrained: str | None = None,
+        random_weights: bool = False,
+        transform: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__()
-        self.spec = {"name": name, "pretrained": pretrained}
         location = _resolve(name)
         _check_source(location, pretrained, random_weights)
+        self._config = _model_config(location)
+        chosen = chosen_transform(transform or {})
+        if not random_weights:
+            chosen = _complete_transform(chosen, location, pretrained, self._config)
+        self.spec = {"name": name, "pretrained": pretrained, **chosen}
+
         with _quiet():
-            self.clip: Any = _create(location, pretrained, random_weights)
-            self._tokenizer = open_clip.get_tokenizer(location, **_local_vocabulary(location))
+            self._tokenizer = _load_tokenizer(location, self._config)  # first: weights take minutes
+            self.clip: Any = _create(location, pretrained, random_weights, self._config, chosen)
         self.clip.eval().requires_grad_(False)
-        self.preprocess = _preprocess(open_clip.get_model_preprocess_cfg(self.clip))
+        self.preprocess = _preprocess(open_clip.get_model_preprocess_cfg(self.clip), name)
         self.initial_logit_scale = float(self.clip.logit_scale.detach().max())
         self.width = _joint_width(self.clip, self._tokenizer.context_length)
-        self.fingerprint = _fingerprint(self.clip.state_dict(), self.preprocess)
+        self.fingerprint = _fingerprint(self.clip, self.preprocess)
 
     @property
     def image_tower(self) -> nn.Module:
@@ -63,25 +75,32 @@ class OpenClip(nn.Module):
     @property
     def text_tower(self) -> nn.Module:
         """The module that holds every parameter of the text side."""
-        tower: nn.Module = self.clip.text if hasattr(self.clip, "text") else _PlainTextTower(self.clip)
+        tower: nn.Module = self.clip.text if hasattr(self.clip, "text") else PlainTextTower(self.clip)
         return tower
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         """(N, 3, S, S) uint8, or float already normalised -> (N, D), not normalised."""
         if not pixels.is_floating_point():
             pixels = self.preprocess.normalize(pixels)
-        features: Tensor = self.clip.encode_image(pixels)
+        features: Tensor = self.clip.encode_image(pixels, normalize=False)  # CoCa's default is True
         return features
 
     def encode_patches(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """As ``encode_image`` (N, D), and every patch token (N, P, D) after the final norm and the projection.
+        """Encode pixels (N, 3, S, S) uint8 as ``encode_image`` does, and into patch tokens (N, P, D).
+
+        A patch token is what becomes of one square of the grid after the final norm and the projection, as the class
+        token does.
 
         Raises:
-            BackboneError: this image tower is no open_clip vision transformer with a class token.
+            BackboneError: this image tower does not embed an image by the class token of a vision transformer.
         """
         visual: Any = self.image_tower
-        if getattr(visual, "pool_type", "") != "tok" or getattr(visual, "final_ln_after_pool", True):
-            raise BackboneError(f"{self.spec['name']}: this image tower gives no patch tokens; take a CLIP ViT.")
+        by_class_token = getattr(visual, "pool_type", "") == "tok" and visual.attn_pool is None
+        if not by_class_token or visual.final_ln_after_pool:
+            raise BackboneError(
+                f"{self.spec['name']}: this image tower has no patch embeddings in the joint space. "
+                "Choose a model whose vision transformer is read at its class token, such as ViT-B-32."
+            )
         visual.output_tokens, before = True, visual.output_tokens
         try:
             pooled, tokens = visual(self.preprocess.normalize(pixels))
@@ -90,27 +109,30 @@ class OpenClip(nn.Module):
         return pooled, tokens if visual.proj is None else tokens @ visual.proj
 
     def encode_text(self, tokens: Tensor, words: bool = False) -> TextFeatures:
-        """(Q, L) token ids -> sentence (Q, D), and with ``words`` also words (Q, L, D) and mask (Q, L).
+        """Encode token ids (Q, L) as sentences (Q, D), and with ``words`` also as words (Q, L, D) and mask (Q, L).
+
+        Words are all tokens after the final norm and the projection, as the token that the sentence is read at. The
+        mask leaves padding out.
 
         Raises:
-            BackboneError: words were asked for and this text tower has no final LayerNorm to take them from.
+            BackboneError: words were asked for and the sentence is not one of this text tower's tokens.
         """
         if not words:
-            return TextFeatures(self.clip.encode_text(tokens))
+            return TextFeatures(self.clip.encode_text(tokens, normalize=False))
         text: Any = self.text_tower
-        if not isinstance(getattr(text, "ln_final", None), nn.Module):
+        if not has_words(text):
             raise BackboneError(
-                f"{self.spec['name']}: this text tower gives no word embeddings; take a CLIP text tower."
+                f"{self.spec['name']}: this text tower has no word embeddings in the joint space. "
+                "Choose a model with a CLIP text transformer, such as ViT-B-32."
             )
         caught: list[Tensor] = []
         hook = text.ln_final.register_forward_hook(lambda module, args, output: caught.append(output))
         try:
-            sentence = self.clip.encode_text(tokens)
+            sentence = self.clip.encode_text(tokens, normalize=False)
         finally:
             hook.remove()
-        projection = text.text_projection
-        projected = projection(caught[0]) if isinstance(projection, nn.Module) else caught[0] @ projection
-        return TextFeatures(sentence, projected, _word_mask(tokens, text))
+        mask = word_mask(tokens, text, self._tokenizer)
+        return TextFeatures(sentence, projected(caught[0], text), mask)
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Q texts -> (Q, L) token ids; longer texts are cut."""
@@ -118,147 +140,199 @@ class OpenClip(nn.Module):
         return tokens
 
     def save(self, folder: str | Path) -> None:
-        """Write the towers as they are now, as a folder that ``create_backbone`` loads.
+        """Write the towers as they are now, with their tokenizer, as a folder that ``create_backbone`` loads.
+
+        The description is written last: without it nothing takes the folder for a model.
 
         Raises:
-            BackboneError: open_clip has no description of this architecture to write down.
+            StoreError: the folder cannot be written.
         """
-        folder, location = Path(folder), _resolve(str(self.spec["name"]))
-        folder.mkdir(parents=True, exist_ok=True)
-        if location.startswith("local-dir:"):
-            source = Path(location.removeprefix("local-dir:"))
-            (folder / CONFIG).write_text((source / CONFIG).read_text())
-            for vocabulary in _local_vocabulary(location).values():
-                shutil.copy(vocabulary, folder)
-        elif (architecture := open_clip.get_model_config(location)) is not None:
-            transform = open_clip.get_model_preprocess_cfg(self.clip)
-            (folder / CONFIG).write_text(json.dumps({"model_cfg": architecture, "preprocess_cfg": transform}, indent=2))
-        else:
-            raise BackboneError(f"{location} cannot be written as a folder: open_clip does not describe it by name.")
+        folder = make_folder(Path(folder))
+        vocabulary = self._save_tokenizer(folder)
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.clip.state_dict().items()}
-        save_file(weights, folder / "open_clip_model.safetensors")
+        with replacing(folder / "open_clip_model.safetensors") as file:
+            file.write(safetensors.torch.save(weights))
 
+        text = {**self._config["text_cfg"], **vocabulary}
+        model = {**self._config, "text_cfg": text}
+        preprocess = open_clip.get_model_preprocess_cfg(self.clip)
+        replace_text(folder / CONFIG, source.to_config(model, preprocess))
 
-class _PlainTextTower(nn.Module):
-    """Groups the text parameters that open_clip's plain CLIP class keeps beside the image tower."""
+    def _save_tokenizer(self, folder: Path) -> dict[str, Any]:
+        """Write the tokenizer's files, and a text tower's own config; return what changes in ``text_cfg``."""
+        text = self._config["text_cfg"]
+        vocabulary = _local_vocabulary(_resolve(str(self.spec["name"])), self._config)
+        with writing(folder), tempfile.TemporaryDirectory(dir=folder) as aside:
+            if text.get("hf_tokenizer_name"):
+                self._tokenizer.save_pretrained(aside)
+            if text.get("hf_model_name"):
+                self.clip.text.config.save_pretrained(aside)
+            for file in sorted(Path(aside).iterdir()):
+                file.replace(folder / file.name)
 
-    def __init__(self, clip: Any) -> None:
-        super().__init__()
-        self.token_embedding = clip.token_embedding
-        self.positional_embedding = clip.positional_embedding
-        self.transformer = clip.transformer
-        self.ln_final = clip.ln_final
-        self.text_projection = clip.text_projection
-        self.pool_type = getattr(clip, "text_pool_type", "argmax")
-        self._clip = (clip,)  # a tuple hides it from the list of modules
-
-    @property
-    def attn_mask(self) -> Tensor | None:
-        """The causal mask (L, L), wherever the model lies now."""
-        found: Tensor | None = self._clip[0].attn_mask
-        return found
+        if not vocabulary:
+            return {}
+        original = Path(vocabulary["bpe_path"])
+        content = original.read_bytes()
+        with replacing(folder / original.name) as written:
+            written.write(content)
+        return {"tokenizer_kwargs": {**text["tokenizer_kwargs"], "bpe_path": original.name}}
 
 
 def _resolve(name: str) -> str:
-    """The name that open_clip understands: ``tiny`` and folders become its ``local-dir:`` schema."""
+    """Return the name that open_clip understands: ``tiny`` and folders become its ``local-dir:`` schema."""
     if name == "tiny":
-        return f"local-dir:{TINY_FOLDER}"
-    if Path(name).is_dir():
-        return f"local-dir:{Path(name).resolve()}"
-    return name
+        return f"{FOLDER}{TINY_FOLDER}"
+    path = name.removeprefix(FOLDER)
+    return f"{FOLDER}{Path(path).resolve()}" if os.path.isdir(path) else name
 
 
 def _check_source(location: str, pretrained: str | None, random_weights: bool) -> None:
-    if ":" in location:
+    """Refuse names that lead nowhere, and architectures without weights."""
+    folder = folder_of(location)
+    if folder is not None or location.startswith(HUB):
         if pretrained:
             raise BackboneError(f"{location} brings its own weights; drop pretrained={pretrained!r}.")
+        if folder is not None and not os.path.isdir(folder):
+            raise BackboneError(f"{folder}: no such folder.")
         return
+    if os.path.isfile(location):
+        raise BackboneError(f"{location} is a file. Name the architecture as the model and this file as pretrained.")
     if location not in open_clip.list_models():
         near = get_close_matches(location, open_clip.list_models(), 3)
-        raise BackboneError(f"{location!r} is no open_clip architecture; nearest: {', '.join(near) or 'none'}.")
+        raise BackboneError(
+            f"{location!r} is neither a model folder nor an open_clip architecture; nearest: "
+            f"{', '.join(near) or 'none'}."
+        )
     if pretrained is None and not random_weights:
         raise BackboneError(f"{location}: no weights named; add a pretrained tag, one of {_tags(location)}, or a file.")
-    if pretrained is not None:
-        _check_weights(location, pretrained)
+    if pretrained is not None and not get_pretrained_cfg(location, pretrained) and not os.path.isfile(pretrained):
+        raise BackboneError(
+            f"{pretrained!r} is neither a file nor a pretrained tag of {location}; its tags: {_tags(location)}."
+        )
 
 
 def _tags(architecture: str) -> str:
     return ", ".join(open_clip.list_pretrained_tags_by_model(architecture)) or "(no tag is known)"
 
 
-def _check_weights(architecture: str, pretrained: str) -> None:
-    tag = get_pretrained_cfg(architecture, pretrained)
-    if tag:
-        wants_quick = bool(tag.get("quick_gelu", False))
-    elif Path(pretrained).is_file():
-        wants_quick = _is_openai_export(Path(pretrained))
-    else:
-        raise BackboneError(
-            f"{pretrained!r} is neither a file nor a pretrained tag of {architecture}; its tags: {_tags(architecture)}."
-        )
-    if wants_quick and not open_clip.get_model_config(architecture).get("quick_gelu", False):
-        raise BackboneError(
-            f"The weights {pretrained!r} were trained with QuickGELU but {architecture} uses GELU, which gives wrong "
-            f"features without an error; use {architecture}-quickgelu."
-        )
+def _model_config(location: str) -> dict[str, Any]:
+    """Return open_clip's description of the towers, for which a repository is asked.
 
-
-def _is_openai_export(path: Path) -> bool:
-    """OpenAI's files are TorchScript archives, or state dicts that still carry three sizes of the export."""
-    if path.suffix == ".safetensors":
-        from safetensors import safe_open
-
-        with safe_open(path, "pt") as file:
-            return all(key in file.keys() for key in OPENAI_ONLY_KEYS)  # noqa: SIM118 - safe_open is no dict
-    if _is_torchscript(path):
-        return True
+    Raises:
+        BackboneError: it cannot be read.
+    """
+    if (folder := folder_of(location)) is not None:
+        found: dict[str, Any] = source.read_config(folder)["model_cfg"]
+        return found
+    if location.startswith(HUB):
+        source.check_hub(location.removeprefix(HUB), "the model")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle, zip and torch raise many kinds for a file that holds no plain weights
-        raise BackboneError(f"{path} cannot be read as a file of weights: {error}") from error
-    content = content.get("state_dict", content)
-    return all(key in content for key in OPENAI_ONLY_KEYS)
+        with _quiet():
+            found = open_clip.get_model_config(location)
+        if not isinstance(found["text_cfg"], dict):
+            raise TypeError("text_cfg must be an object")
+    except Exception as error:  # the hub's client raises many kinds
+        raise BackboneError(f"{location}: open_clip cannot read the model's config ({brief(error)}).") from error
+    return found
 
 
-def _is_torchscript(path: Path) -> bool:
-    import zipfile
+def _complete_transform(
+    chosen: dict[str, Any], location: str, pretrained: str | None, config: dict[str, Any]
+) -> dict[str, Any]:
+    """Check a file of weights, and find the image transform that belongs to it; other sources bring theirs.
 
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("constants.pkl") for name in archive.namelist())
+    Raises:
+        BackboneError: the weights are of another architecture, or their transform must be given.
+    """
+    folder = folder_of(location)
+    if folder is not None and not source.records_transform(str(folder), None):
+        return agreed_transform(chosen, [], location, str(folder / CONFIG))
+    if pretrained is None:
+        return chosen
+    if tag := get_pretrained_cfg(location, pretrained):
+        source.check_activation(bool(tag.get("quick_gelu")), pretrained, location, config)
+        return chosen
+    source.check_weights(Path(pretrained), location, config)
+    return agreed_transform(chosen, _tag_transforms(location), location, pretrained)
 
 
-def _create(location: str, pretrained: str | None, random_weights: bool) -> Any:
+def _tag_transforms(architecture: str) -> list[dict[str, Any]]:
+    """Return the image transform of each pretrained tag of an architecture."""
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    return [merge_preprocess_dict(PreprocessCfg(), get_pretrained_cfg(architecture, tag)) for tag in tags]
+
+
+def _load_tokenizer(location: str, config: dict[str, Any]) -> Any:
+    """Load the tokenizer, and make sure that a text tower of transformers can be built.
+
+    Raises:
+        BackboneError: files, packages or the connection are missing.
+    """
+    folder, text = folder_of(location), config["text_cfg"]
+    shown = location if folder is None else str(folder)
+    source.check_transformers(config, shown)
+    if text.get("hf_tokenizer_name") and folder is None:
+        source.check_hub(text["hf_tokenizer_name"], f"{location}: the tokenizer")
+    if text.get("hf_model_name") and not (folder and (folder / "config.json").is_file()):
+        source.check_hub(text["hf_model_name"], f"{shown}: the text tower's config")
+    try:
+        return open_clip.get_tokenizer(location, **_local_vocabulary(location, config))
+    except Exception as error:  # files that are missing or damaged: each library has kinds of its own
+        wanted = text.get("hf_tokenizer_name")
+        remedy = f" Copy the tokenizer files of {wanted} into the folder." if folder and wanted else ""
+        raise BackboneError(f"{shown}: the tokenizer cannot be loaded ({brief(error)}).{remedy}") from error
+
+
+def _create(
+    location: str, pretrained: str | None, random_weights: bool, config: dict[str, Any], transform: dict[str, Any]
+) -> Any:
+    """Build the towers and load their weights."""
+    folder, parts = folder_of(location), {}
+    if folder is not None and config["text_cfg"].get("hf_model_name") and (folder / "config.json").is_file():
+        # open_clip would look for the text tower's config on the hub even if the folder has it
+        parts = {"text_cfg": {**config["text_cfg"], "hf_model_name": str(folder), "hf_model_pretrained": False}}
     try:
         return open_clip.create_model(
-            location, pretrained=pretrained, precision="fp32", require_pretrained=not random_weights
+            location,
+            pretrained=pretrained,
+            precision="fp32",
+            pretrained_text=False,
+            require_pretrained=not random_weights,
+            force_preprocess_cfg=transform,
+            **parts,
         )
     except Exception as error:  # open_clip raises many kinds: missing files, hub failures, wrong shapes
-        what = f"{location} with weights {pretrained!r}" if pretrained else location
-        raise BackboneError(f"open_clip cannot load {what}: {error}") from error
+        what = location if folder is None else str(folder)
+        weights = f" with weights {pretrained!r}" if pretrained else ""
+        raise BackboneError(f"open_clip cannot load {what}{weights}: {brief(error)}") from error
 
 
-def _local_vocabulary(location: str) -> dict[str, str]:
-    """A model folder may hold its own byte-pair vocabulary, named relative to the folder in its config."""
-    if not location.startswith("local-dir:"):
-        return {}
-    folder = Path(location.removeprefix("local-dir:"))
-    config = json.loads((folder / CONFIG).read_text())
-    name = config["model_cfg"]["text_cfg"].get("tokenizer_kwargs", {}).get("bpe_path")
-    return {"bpe_path": str(folder / name)} if name else {}
+def _local_vocabulary(location: str, config: dict[str, Any]) -> dict[str, str]:
+    """Return where a model folder's own byte-pair vocabulary is, which its config names relative to the folder."""
+    folder = folder_of(location)
+    name = (config["text_cfg"].get("tokenizer_kwargs") or {}).get("bpe_path")
+    return {"bpe_path": str(folder / name)} if folder is not None and name else {}
 
 
-def _preprocess(config: dict[str, Any]) -> Preprocess:
-    size = config["size"]
-    return Preprocess(
-        size=(size, size) if isinstance(size, int) else (size[0], size[1]),
-        mean=tuple(config["mean"]),
-        std=tuple(config["std"]),
-        interpolation="bilinear" if config["interpolation"] == "bilinear" else "bicubic",
-        resize_mode=config["resize_mode"],
-        fill_color=config["fill_color"],
-    )
+def _preprocess(config: dict[str, Any], name: str) -> Preprocess:
+    """Return the image transform that open_clip attached to a model.
+
+    Raises:
+        BackboneError: it is none that open_clip applies.
+    """
+    with reading(name, "a model with a known image transform", BackboneError):
+        size = config["size"]
+        if config["mode"] != "RGB":
+            raise ValueError(f"its pictures are {config['mode']}, not RGB")
+        return Preprocess(
+            size=(size, size) if isinstance(size, int) else (size[0], size[1]),
+            mean=tuple(checked_part("mean", config["mean"])),
+            std=tuple(checked_part("std", config["std"])),
+            interpolation=checked_part("interpolation", config["interpolation"]),
+            resize_mode=checked_part("resize_mode", config["resize_mode"]),
+            fill_color=config["fill_color"],
+        )
 
 
 def _joint_width(clip: Any, context_length: int) -> int:
@@ -266,22 +340,19 @@ def _joint_width(clip: Any, context_length: int) -> int:
         return int(clip.encode_text(torch.zeros(1, context_length, dtype=torch.long)).shape[-1])
 
 
-def _fingerprint(weights: dict[str, Tensor], preprocess: Preprocess) -> str:
+def _fingerprint(clip: Any, preprocess: Preprocess) -> str:
+    """Return a hash of weights, preprocessing, and what the features are."""
     parameters = asdict(preprocess)
     del parameters["resize"]  # either way gives the same features, but for rounding
     digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode())
+    if isinstance(clip, open_clip.CoCa):
+        digest.update(b"not normalized")  # earlier versions stored CoCa's features normalized
+    weights = clip.state_dict()
     for name in sorted(weights):
         tensor = weights[name].detach().cpu().contiguous()
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
-
-
-def _word_mask(tokens: Tensor, text: nn.Module) -> Tensor:
-    """(Q, L) bool: up to and including the end token for CLIP's argmax pooling, else everything but padding."""
-    if getattr(text, "pool_type", "argmax") == "argmax":
-        return torch.arange(tokens.shape[1], device=tokens.device) <= tokens.argmax(-1, keepdim=True)
-    return tokens != getattr(text, "pad_id", 0)
 
 
 @contextlib.contextmanager

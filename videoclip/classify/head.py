@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from videoclip import registry
-from videoclip.backbone import Backbone, create_backbone
+from videoclip.backbone import Backbone, reopen_backbone
 from videoclip.classifier import Classifier
 from videoclip.config import Component
 from videoclip.data.classes import ClassList
@@ -104,7 +104,7 @@ class Head:
     def _load_backbone(self) -> Backbone:
         name, tag = str(self.backbone["name"]), self.backbone["pretrained"]
         try:
-            return create_backbone(name, tag)
+            return reopen_backbone(self.backbone)
         except BackboneError as error:
             raise CheckpointError(
                 f"The classifier reads features of backbone {name!r} (pretrained {tag!r}, fingerprint "

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from videoclip.backbone import reopen_backbone
 from videoclip.backbone.walk import Tower
 from videoclip.classifier import ClassTexts, Clips, Need
 from videoclip.classifier.parts.prompts import PromptTower
@@ -131,10 +132,9 @@ class Reader:
 
 def plain_model(store: FeatureStore, frames: int | None = None) -> VideoTextModel:
     """The mean of unnormalised frames on the backbone that made a store; of all its frames when not given."""
-    spec = store.backbone_spec
     frames = frames or max(1, store.describe()["frames"]["most"])
     mean = Component(name="mean", options={"normalize_frames": False})
-    return create_model(str(spec["name"]), spec["pretrained"], similarity=mean, frames=frames).eval()
+    return create_model(reopen_backbone(store.backbone_spec), similarity=mean, frames=frames).eval()
 
 
 def pooled_of(model: VideoTextModel, video: VideoFeatures) -> Tensor:

@@ -10,6 +10,7 @@ import argparse
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from videoclip.limits import LARGEST, LARGEST_COUNT, LARGEST_SEED, MOST_WORKERS
 
@@ -67,6 +68,19 @@ def trust_argument(sub: argparse.ArgumentParser) -> None:
         action="store_true",
         help="load the model that the store or file names even from a repository, a folder or a file",
     )
+
+
+def image_transform(sub: argparse._ActionsContainer) -> None:
+    """Add the options for the image transform of weights that do not bring theirs along."""
+    sub.add_argument("--mean", nargs=3, type=share, metavar=("R", "G", "B"), help="mean of the pixels in training, 0-1")
+    sub.add_argument("--std", nargs=3, type=positive, metavar=("R", "G", "B"), help="standard deviation, likewise")
+    sub.add_argument("--interpolation", choices=["bicubic", "bilinear"], help="interpolation of the resize")
+    sub.add_argument("--resize-mode", choices=["shortest", "longest", "squash"], help="how a frame becomes a square")
+
+
+def transform_of(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of ``image_transform`` as arguments of ``create_backbone``."""
+    return {name: getattr(args, name) for name in ("mean", "std", "interpolation", "resize_mode")}
 
 
 def _integer(text: str, lowest: int, highest: int) -> int:

@@ -7,7 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from videoclip.cli.arguments import AddArguments, Command, count, folder, number, positive, workers
+from videoclip.cli.arguments import (
+    AddArguments,
+    Command,
+    count,
+    folder,
+    image_transform,
+    number,
+    positive,
+    transform_of,
+    workers,
+)
 from videoclip.errors import printable
 
 if TYPE_CHECKING:
@@ -35,7 +45,7 @@ def cache(args: argparse.Namespace) -> int:
     done = cache_features(
         clips,
         args.out,
-        create_backbone(args.model, args.pretrained, "auto"),
+        create_backbone(args.model, args.pretrained, "auto", **transform_of(args)),
         FrameChoice(args.frames, None if args.frames else args.fps, args.sampling),
         decoder=args.decoder,
         dtype=args.dtype,
@@ -187,6 +197,12 @@ def _cache_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--out", type=folder, required=True, help="the store")
     sub.add_argument("--model", default="tiny", help="tiny, an open_clip architecture, hf-hub:NAME, or a model folder")
     sub.add_argument("--pretrained", help="a tag of the architecture, or a file of weights")
+    image_transform(
+        sub.add_argument_group(
+            "image transform of the model",
+            "of a file of weights, where the pretrained tags of its architecture do not agree on it",
+        )
+    )
     what = sub.add_argument_group("what is stored (a store's recipe: another one needs another folder)")
     which = what.add_mutually_exclusive_group()
     which.add_argument("--fps", type=positive, default=1.0, help="frames a second (default 1)")

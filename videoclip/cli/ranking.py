@@ -11,14 +11,12 @@ from videoclip.errors import printable
 
 def rerank(args: argparse.Namespace) -> None:
     """Re-rank an initial run with CLIP's best frame."""
-    from videoclip.backbone import create_backbone
     from videoclip.retrieval.rerank import rerank as run_reranking
     from videoclip.retrieval.runs import read_qrels, read_queries, read_run, run_metrics, write_run
     from videoclip.store import FeatureStore
 
     store, before = FeatureStore(args.store), read_run(args.run)
-    spec = store.trusted_backbone(args.trust)
-    backbone = create_backbone(str(spec["name"]), spec["pretrained"], "auto")
+    backbone = store.open_backbone(args.trust, "auto")
     after = run_reranking(before, read_queries(args.queries), store, backbone, args.weight, args.depth, args.scaling)
     write_run(after, args.out, "rerank")
     if args.qrels:

@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from videoclip.cli.arguments import AddArguments, Command, count, share
+from videoclip.cli.arguments import AddArguments, Command, count, image_transform, share, transform_of
+from videoclip.errors import printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -97,7 +98,8 @@ def blend(args: argparse.Namespace) -> None:
     from videoclip.weights import blend as run_blending
 
     run_blending(args.first, args.second, args.alpha, args.out)
-    print(f"{args.out}: {1 - args.alpha:g} x {args.first} + {args.alpha:g} x {args.second}")
+    mix = f"{args.out}: {1 - args.alpha:g} x {args.first} + {args.alpha:g} x {args.second}"
+    print(printable(mix))
 
 
 def merge(args: argparse.Namespace) -> None:
@@ -106,7 +108,8 @@ def merge(args: argparse.Namespace) -> None:
     from videoclip.weights import merge as run_merging
 
     merged = run_merging(load_model(args.checkpoint), args.out)
-    print(f"{args.out}: the scores of {args.checkpoint} from plain towers, backbone {merged.backbone.fingerprint}")  # type: ignore[union-attr]
+    fingerprint = merged.backbone.fingerprint  # type: ignore[union-attr]
+    print(printable(f"{args.out}: the scores of {args.checkpoint} from plain towers, backbone {fingerprint}"))
 
 
 def convert(args: argparse.Namespace) -> None:
@@ -114,11 +117,12 @@ def convert(args: argparse.Namespace) -> None:
     from videoclip.backbone import create_backbone
     from videoclip.convert import convert_checkpoint
 
-    backbone = create_backbone(args.model, args.pretrained) if args.model else None
+    backbone = create_backbone(args.model, args.pretrained, **transform_of(args)) if args.model else None
     model = convert_checkpoint(args.file, args.system, args.out, backbone)
     tunings = "+".join(tuning.name for tuning in model.config.image_tuning)
     parts = f"image tower {tunings}, temporal {model.config.temporal.name}, similarity {model.config.similarity.name}"
-    print(f"{args.out}: {parts}, backbone {model.backbone.fingerprint}")  # type: ignore[union-attr]
+    fingerprint = model.backbone.fingerprint  # type: ignore[union-attr]
+    print(printable(f"{args.out}: {parts}, backbone {fingerprint}"))
 
 
 def _train_arguments(sub: argparse.ArgumentParser) -> None:
@@ -162,6 +166,7 @@ def _convert_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--system", required=True, help="whose checkpoint it is; a wrong name lists all")
     sub.add_argument("--model", help="the CLIP that was tuned, for systems that train inside its towers")
     sub.add_argument("--pretrained", help="its tag, or a file of weights")
+    image_transform(sub)
     sub.add_argument("--out", type=Path, required=True, help="folder for config, head and backbone")
 
 

@@ -13,11 +13,13 @@ from torch import Tensor
 from videoclip import config as configs
 from videoclip import registry
 from videoclip.backbone import Backbone, create_backbone
+from videoclip.backbone.source import tensors_by_name
 from videoclip.config import BackboneConfig, ModelConfig
 from videoclip.convert.systems import SYSTEMS, Head
 from videoclip.convert.towers import split_towers, write_backbone
 from videoclip.convert.tuned import TUNED
 from videoclip.errors import CheckpointError
+from videoclip.files import reading
 from videoclip.model import VideoTextModel, build_head, build_model, load_trained
 
 WITH_TOWERS = ("clip4clip", "clip2video", "drl", "xclip", "xpool")
@@ -150,45 +152,46 @@ def convert_checkpoint(
     if system not in (*WITH_TOWERS, *TUNED):
         names = sorted({*WITH_TOWERS, *TUNED})
         raise CheckpointError(registry.unknown("system", system, names, "no towers are converted of this"))
+    if system in TUNED and backbone is None:
+        raise CheckpointError(f"{system} tunes a CLIP, which its checkpoint may not hold whole: name it by --model.")
     state_dict = read_state_dict(Path(file))
-    if system in TUNED:
-        if backbone is None:
-            raise CheckpointError(
-                f"{system} tunes a CLIP, which its checkpoint may not hold whole: name it by --model."
-            )
-        model = load_tuned(system, state_dict, backbone)
-    else:
-        towers, rest = split_towers(state_dict, str(file))
-        head = load_original(system, {**rest, "clip.logit_scale": towers["logit_scale"]})
-        write_backbone(towers, out / "backbone")
-        config = head.config.model_copy(update={"backbone": BackboneConfig(name="backbone")})
-        model = VideoTextModel(
-            create_backbone(str(out / "backbone")), head.temporal, head.similarity, config, head.logit_scale.item()
-        )
+    with reading(file, f"a checkpoint of {system}", CheckpointError):
+        if backbone is not None and system in TUNED:
+            model = load_tuned(system, state_dict, backbone)
+        else:
+            model = _with_towers(system, state_dict, str(file), out)
     model.save(out)
     return model.eval()
 
 
+def _with_towers(system: str, state_dict: Mapping[str, Tensor], source: str, out: Path) -> VideoTextModel:
+    """Build a head on the towers of its checkpoint, which are written to ``out``."""
+    towers, rest = split_towers(state_dict, source)
+    head = load_original(system, {**rest, "clip.logit_scale": towers["logit_scale"]})
+    write_backbone(towers, out / "backbone")
+    config = head.config.model_copy(update={"backbone": BackboneConfig(name="backbone")})
+    backbone = create_backbone(str(out / "backbone"))
+    return VideoTextModel(backbone, head.temporal, head.similarity, config, head.logit_scale.item())
+
+
 def read_state_dict(file: Path) -> dict[str, Tensor]:
-    """Tensors by name, from a file that nothing but tensors is read from.
+    """Return tensors by name, from a file that nothing but tensors is read from.
 
     Raises:
-        CheckpointError: the file cannot be read, or holds no state dict.
+        CheckpointError: the file cannot be read, or does not hold a state dict.
     """
-    try:
-        content = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
-    except Exception as error:  # pickle, zip, safetensors and torch each raise kinds of their own
-        raise CheckpointError(
-            f"{file} cannot be read as plain weights ({' '.join(str(error).split())[:200]}); save the model's "
-            "state_dict() alone."
-        ) from error
-    for key in ("state_dict", "model_state_dict", "model"):
-        if isinstance(content.get(key), Mapping):
-            content = content[key]
-    tensors = {name.removeprefix("module."): t for name, t in content.items() if isinstance(t, Tensor)}
-    if not tensors:
-        raise CheckpointError(f"{file} holds no tensors by name.")
-    return tensors
+    remedy = "Save the model's state_dict() alone."
+    with reading(file, "a checkpoint of plain weights", CheckpointError, remedy):
+        if file.suffix == ".safetensors":
+            content = load_file(file)
+        else:
+            with file.open("rb") as stream:
+                content = torch.load(stream, "cpu", weights_only=True)
+        for key in ("state_dict", "model_state_dict", "model"):
+            if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+                content = content[key]
+        tensors = tensors_by_name(content)
+    return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
 
 
 def _component(

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
+from videoclip.backbone.source import CONFIG, to_config
+from videoclip.backbone.transform import UNRECORDED
 from videoclip.errors import CheckpointError
+from videoclip.files import make_folder, replace_text, replacing
 
 EXPORT_SIZES = ("input_resolution", "context_length", "vocab_size")  # numbers that OpenAI's export carries along
 HUGGINGFACE = (
@@ -70,11 +72,19 @@ def from_huggingface(towers: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def write_backbone(towers: Mapping[str, Tensor], folder: Path) -> None:
-    """Write an open_clip model folder; OpenAI's towers have QuickGELU and 64 channels a head."""
-    folder.mkdir(parents=True, exist_ok=True)
-    config = {"model_cfg": architecture(towers), "preprocess_cfg": {}}
-    (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2))
-    save_file(dict(towers), folder / "open_clip_model.safetensors")
+    """Write an open_clip model folder; OpenAI's towers have QuickGELU, 64 channels per head and its own transform.
+
+    The description is written last: without it nothing takes the folder for a model.
+
+    Raises:
+        CheckpointError: the towers' shapes are not those of a CLIP.
+        StoreError: the folder cannot be written.
+    """
+    config = to_config(architecture(towers), UNRECORDED)
+    make_folder(folder)
+    with replacing(folder / "open_clip_model.safetensors") as file:
+        file.write(safetensors.torch.save(dict(towers)))
+    replace_text(folder / CONFIG, config)
 
 
 def architecture(towers: Mapping[str, Tensor]) -> dict[str, Any]:

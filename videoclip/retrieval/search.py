@@ -83,9 +83,8 @@ def default_model(store: FeatureStore, trust: bool = False) -> VideoTextModel:
     Raises:
         BackboneError: the store names a backbone that needs ``trust``, or that cannot be loaded.
     """
-    spec = store.trusted_backbone(trust)
     longest = store.describe()["frames"]["most"]
-    model = create_model(str(spec["name"]), spec["pretrained"], similarity="query_scoring", frames=max(1, longest))
+    model = create_model(store.open_backbone(trust), similarity="query_scoring", frames=max(1, longest))
     return model.eval()
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from videoclip.backbone import Backbone
+from videoclip.backbone import Backbone, reopen_backbone
 from videoclip.backbone.trust import confirm_source
 from videoclip.data.remote import is_remote, local_copy
 from videoclip.errors import StoreError
@@ -96,11 +96,15 @@ class FeatureStore:
         """Name and pretrained tag of the backbone, as given when the store was made."""
         return dict(self._backbone)
 
-    def trusted_backbone(self, trust: bool = False) -> dict[str, str | None]:
-        """Return ``backbone_spec`` for loading.
+    def open_backbone(self, trust: bool = False, device: str = "cpu") -> Backbone:
+        """Load the backbone that made this store, for texts and further videos.
+
+        Args:
+            trust: load it though the store names a repository, a folder or a file: the store's author chose that.
+            device: as for ``create_backbone``.
 
         Raises:
-            BackboneError: it leads to a repository, a folder or a file, which needs ``trust``.
+            BackboneError: it needs ``trust``, or cannot be loaded.
             StoreError: the features come from elsewhere.
         """
         if self.recipe.backbone.startswith("imported:"):
@@ -110,7 +114,7 @@ class FeatureStore:
             )
         spec = self.backbone_spec
         confirm_source(str(spec["name"]), spec["pretrained"], self.folder, trust)
-        return spec
+        return reopen_backbone(spec, device)
 
     @cached_property
     def failures(self) -> list[Failure]:
