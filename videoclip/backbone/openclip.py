@@ -269,6 +269,7 @@ def _joint_width(clip: Any, context_length: int) -> int:
 def _fingerprint(weights: dict[str, Tensor], preprocess: Preprocess) -> str:
     parameters = asdict(preprocess)
     del parameters["resize"]  # either way gives the same features, but for rounding
+    del parameters["pixel_shape"]  # a choice about videos, not about the weights
     digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode())
     for name in sorted(weights):
         tensor = weights[name].detach().cpu().contiguous()

@@ -111,6 +111,8 @@ class Producer:
                     "errors": video.errors,
                     "sha256": digest,
                 }
+                if video.info.interlaced:
+                    notes["interlaced"] = True
         yield Done(notes, dict(clock.spent))
 
     def _pixels(
@@ -123,7 +125,7 @@ class Producer:
             if part is None:
                 return
             with clock.stage("preprocess"):
-                pixels = make_views(part.pixels, self.preprocess, self.recipe.views, clip.id)
+                pixels = make_views(part.pixels, self.preprocess, self.recipe.views, clip.id, part.aspect)
             seconds.extend(round(float(s), 6) for s in part.seconds)
             decoders.add(part.decoder)
             yield pixels
