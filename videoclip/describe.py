@@ -35,10 +35,15 @@ def _video(path: Path) -> dict[str, Any]:
 
     found = probe(path)
     span = float(found.times[-1] - found.times[0])
+    (high, wide), (height, width), aspect = found.size, found.shown_size, found.aspect
     return {
         "video": str(path),
         "container": found.container,
         "codec": found.codec,
+        "picture": f"{width}x{height}" + ("" if (wide, high) == (width, height) else f", stored as {wide}x{high}"),
+        "pixel shape": "square" if aspect == 1 else f"{aspect.numerator}:{aspect.denominator}",
+        "orientation": str(found.orientation),
+        "scan": "interlaced (two fields in each picture, not separated)" if found.interlaced else "progressive",
         "frames": len(found.times),
         "shown": f"{found.times[0]:.3f} to {found.times[-1]:.3f} s",
         "file claims": f"{found.duration:.3f} s" if found.duration else "nothing about its duration",

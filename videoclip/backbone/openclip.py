@@ -344,6 +344,7 @@ def _fingerprint(clip: Any, preprocess: Preprocess) -> str:
     """Return a hash of weights, preprocessing, and what the features are."""
     parameters = asdict(preprocess)
     del parameters["resize"]  # either way gives the same features, but for rounding
+    del parameters["pixel_shape"]  # a choice about videos, not about the weights
     digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode())
     if isinstance(clip, open_clip.CoCa):
         digest.update(b"not normalized")  # earlier versions stored CoCa's features normalized

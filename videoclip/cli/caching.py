@@ -51,6 +51,7 @@ def cache(args: argparse.Namespace) -> int:
         dtype=args.dtype,
         precision=args.precision,
         resize=args.resize,
+        pixel_shape=args.pixel_shape,
         extras=Extras(args.patches, args.pixels, args.words, args.crops, args.augment),
         broken=args.broken,
         retry_failed=args.retry_failed,
@@ -217,6 +218,11 @@ def _cache_arguments(sub: argparse.ArgumentParser) -> None:
     what.add_argument("--dtype", choices=["float16", "float32"], default="float16", help="of what is stored")
     what.add_argument("--precision", choices=["auto", "fp32", "fp16", "bf16"], default="auto", help="of the encoder")
     what.add_argument("--resize", choices=["fast", "pillow"], default="fast", help="pillow: open_clip's pixels exactly")
+    what.add_argument(
+        "--pixel-shape",
+        choices=["square", "stored"],
+        help="square: anamorphic video as a player shows it (default, unless the store has stored pixels already)",
+    )
     what.add_argument("--words", action="store_true", help="also every caption's word features")
     what.add_argument("--patches", action="store_true", help="also every frame's patch tokens")
     what.add_argument("--pixels", choices=["uint8", "jpeg"], help="also every frame itself, to train inside the tower")

@@ -109,7 +109,7 @@ def _strip(path: Path, weights: Sequence[float]) -> str:
     figures = [
         f"<figure><div class=w style='height:{28 * weight / top:.1f}px'></div><img src='{_data_uri(picture)}' alt=''>"
         f"<figcaption>{seconds:.2f} s &middot; {weight:.2f}</figcaption></figure>"
-        for picture, seconds, weight in zip(frames.pixels, frames.seconds, weights, strict=False)
+        for picture, seconds, weight in zip(frames.square(), frames.seconds, weights, strict=False)
     ]
     return f"<div class=strip>{''.join(figures)}</div>"
 

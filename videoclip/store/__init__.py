@@ -284,6 +284,8 @@ class FeatureStore:
             "fingerprint": self.fingerprint,
             "backbone": self.backbone_spec,
             "recipe": asdict(self.recipe),
+            "pixel shape": self.recipe.preprocess.get("pixel_shape", "stored"),
+            "interlaced clips": sum(bool(note.get("interlaced")) for note in notes),
             "clips": len(frames),
             "frames": {"total": sum(frames), "least": min(frames, default=0), "most": max(frames, default=0)},
             "texts": len(self._texts),

@@ -32,7 +32,7 @@ from videoclip.store.sink import Sink
 from videoclip.store.sources import append_changes, compare, source_notes
 from videoclip.video.clip import FrameChoice, load_clip
 from videoclip.video.isolation import Ended, Limits, isolated
-from videoclip.video.preprocess import Preprocess
+from videoclip.video.preprocess import PixelShape, Preprocess
 from videoclip.video.views import view_names
 
 ENCODE_TEXTS = 256
@@ -95,6 +95,7 @@ def cache_features(
     dtype: Literal["float16", "float32"] = "float16",
     precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto",
     resize: Literal["fast", "pillow"] = "fast",
+    pixel_shape: PixelShape | None = None,
     extras: Extras | None = None,
     broken: Literal["keep", "refuse"] = "keep",
     retry_failed: bool | str = False,
@@ -114,7 +115,9 @@ def cache_features(
         clips: what to cache; those that the store has of the same stretch of the same file are skipped.
         folder: the store, new or made by the same recipe.
         precision: of the image tower; ``auto`` keeps an existing store's, else fp16 on a GPU and fp32 on a CPU.
-        resize: ``pillow`` gives open_clip's own pixels to the bit, ``fast`` within 2 grey levels.
+        resize: ``pillow`` gives open_clip's own pixels to the bit, ``fast`` within 2 gray levels.
+        pixel_shape: ``square`` shows anamorphic video as a player does, ``stored`` takes its pixels for square ones;
+            when not given, an existing store's, else ``square``.
         extras: what else to store.
         broken: whether short and damaged files are kept, with that status, or refused.
         retry_failed: try clips again that failed before; a string, those whose stage and reason hold it.
@@ -130,7 +133,8 @@ def cache_features(
         DataError: two clips have one id.
     """
     began, folder, launch = time.monotonic(), Path(folder), join_launch()
-    preprocess = replace(backbone.preprocess, resize=resize)
+    pixel_shape = pixel_shape or _pixel_shape(folder)
+    preprocess = replace(backbone.preprocess, resize=resize, pixel_shape=pixel_shape)
     recipe = _recipe(folder, backbone, preprocess, choice, decoder, dtype, precision, extras or Extras())
     plan = launch.from_first("plan", lambda: _plan(clips, folder, recipe, backbone, retry_failed, push_to))
     _cache_texts(clips, folder, recipe, backbone, launch)
@@ -165,6 +169,13 @@ def read_clips(backbone: Backbone, paths: Sequence[str | Path], frames: int) -> 
     return VideoFeatures.pad(encoded, [clip.seconds.float() for clip in clips])
 
 
+def _pixel_shape(folder: Path) -> PixelShape:
+    """The shape of pixels in an existing store, else square ones."""
+    if (folder / DESCRIPTION).is_file() and "pixel_shape" not in read_description(folder)[0].preprocess:
+        return "stored"
+    return "square"
+
+
 def _recipe(
     folder: Path,
     backbone: Backbone,
@@ -189,9 +200,12 @@ def _recipe(
         tensors["views"] = [len(views), backbone.width]
     if extras.pixels:
         tensors |= {"jpeg": []} if extras.pixels == "jpeg" else {"pixels": [3, *preprocess.size]}
+    parameters = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(preprocess).items()}
+    if preprocess.pixel_shape == "stored":
+        del parameters["pixel_shape"]  # the fingerprint of stores from before there was a choice
     return Recipe(
         backbone=backbone.fingerprint,
-        preprocess={name: list(v) if isinstance(v, tuple) else v for name, v in asdict(preprocess).items()},
+        preprocess=parameters,
         frames=choice.frames,
         fps=choice.fps,
         sampling=choice.sampling,

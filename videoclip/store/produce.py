@@ -113,6 +113,8 @@ class Producer:
                     "sha256": digest,
                     **source,
                 }
+                if video.info.interlaced:
+                    notes["interlaced"] = True
         yield Done(notes, dict(clock.spent))
 
     def _pixels(
@@ -125,7 +127,7 @@ class Producer:
             if part is None:
                 return
             with clock.stage("preprocess"):
-                pixels = make_views(part.pixels, self.preprocess, self.recipe.views, clip.id)
+                pixels = make_views(part.pixels, self.preprocess, self.recipe.views, clip.id, part.aspect)
             seconds.extend(round(float(s), 6) for s in part.seconds)
             decoders.add(part.decoder)
             yield pixels

@@ -26,7 +26,8 @@ class Recipe:
 
     Attributes:
         backbone: fingerprint of the weights (with their preprocessing).
-        preprocess: the parameters of the image transform.
+        preprocess: the parameters of the image transform; no ``pixel_shape``, as in stores from before it was one of
+            them, means ``stored``.
         frames, fps, sampling: which frames were taken; see ``videoclip.video.clip.FrameChoice``.
         decoder: ``auto`` or ``pyav``.
         precision: of the image tower's arithmetic, ``fp32``, ``fp16`` or ``bf16``.
@@ -77,7 +78,8 @@ class Recipe:
 
     def differences(self, other: Recipe) -> list[str]:
         """``field: this one's / the other's`` where they differ."""
-        mine, theirs = dict(_leaves(asdict(self))), dict(_leaves(asdict(other)))
+        absent = {"preprocess.pixel_shape": "stored"}
+        mine, theirs = absent | dict(_leaves(asdict(self))), absent | dict(_leaves(asdict(other)))
         names = list(dict.fromkeys([*mine, *theirs]))
         pairs = ((name, mine.get(name), theirs.get(name)) for name in names)
         return [f"{name}: {one} / {two}" for name, one, two in pairs if one != two]
