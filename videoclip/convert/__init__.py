@@ -183,7 +183,7 @@ def read_state_dict(file: Path) -> dict[str, Tensor]:
     remedy = "Save the model's state_dict() alone."
     with reading(file, "a checkpoint of plain weights", CheckpointError, remedy):
         if file.suffix == ".safetensors":
-            content = load_file(file)
+            content: Any = load_file(file)
         else:
             with file.open("rb") as stream:
                 content = torch.load(stream, "cpu", weights_only=True)
