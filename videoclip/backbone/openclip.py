@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from videoclip.errors import BackboneError
-from videoclip.features import TextFeatures
+from videoclip.features import TextFeatures, as_texts
 from videoclip.video.preprocess import Preprocess
 
 CONFIG = "open_clip_config.json"
@@ -112,9 +112,9 @@ class OpenClip(nn.Module):
         projected = projection(caught[0]) if isinstance(projection, nn.Module) else caught[0] @ projection
         return TextFeatures(sentence, projected, _word_mask(tokens, text))
 
-    def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """Q texts -> (Q, L) token ids; longer texts are cut."""
-        tokens: Tensor = self._tokenizer(list(texts))
+    def tokenize(self, texts: str | Sequence[str]) -> Tensor:
+        """Return token ids (Q, L) of Q texts, or of one; longer texts are cut."""
+        tokens: Tensor = self._tokenizer(as_texts(texts))
         return tokens
 
     def save(self, folder: str | Path) -> None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from videoclip.cli import caching, classifying, comparing, data, ranking, training
 from videoclip.cli.arguments import AddArguments, Command
 from videoclip.errors import VideoclipError
+
+HEAD_START = 10.0  # seconds that a launch's main process has to report an error before another process does
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,12 +25,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except VideoclipError as error:
         if args.debug:
             raise
+        _let_main_process_report()
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("stopped; what is committed stays, the same command goes on from there", file=sys.stderr)
         return 130
     return 0
+
+
+def _let_main_process_report() -> None:
+    """Wait, in every process of a launch but the main one, which will report the same error and end the launch."""
+    if os.environ.get("RANK", "0") != "0":
+        time.sleep(HEAD_START)
 
 
 def demo(args: argparse.Namespace) -> None:

@@ -19,7 +19,7 @@ from torchvision.io import ImageReadMode, decode_jpeg
 from videoclip.backbone import Backbone
 from videoclip.data.remote import local_copy
 from videoclip.errors import StoreError
-from videoclip.features import TextFeatures, VideoFeatures, VideoPixels
+from videoclip.features import TextFeatures, VideoFeatures, VideoPixels, as_texts
 from videoclip.store.recipe import read_description
 from videoclip.store.shards import Record, Rows, read_index
 from videoclip.video import sampling
@@ -196,12 +196,17 @@ class FeatureStore:
         pictures = [data[ends[n] - record.notes["jpeg_bytes"][n] : ends[n]].copy() for n in chosen]
         return torch.stack([decode_jpeg(torch.from_numpy(p), ImageReadMode.RGB) for p in pictures])
 
-    def text(self, captions: Sequence[str], words: bool = False) -> TextFeatures:
-        """Cached features of captions in single precision: sentence (Q, D), and with ``words`` words and mask (Q, L).
+    def text(self, captions: str | Sequence[str], words: bool = False) -> TextFeatures:
+        """Return cached features of captions, or of one, in single precision.
+
+        Args:
+            captions: Q texts.
+            words: return the words (Q, L, D) and their mask (Q, L) next to the sentences (Q, D).
 
         Raises:
             StoreError: a caption, or its words, are not in the store.
         """
+        captions = as_texts(captions)
         missing = [c for c in captions if c not in self._texts]
         if missing:
             raise StoreError(
