@@ -281,6 +281,7 @@ def test_seeds_and_processes_share_the_demos_data(tmp_path: Path) -> None:
     overrides = [
         f"data.manifest={manifest}",
         f"data.store={tmp_path / 'store'}",
+        "data.synthetic=moving_shapes",
         "train.batch_size=12",
         "train.epochs=1",
     ]

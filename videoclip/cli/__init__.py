@@ -7,6 +7,7 @@ import io
 import json
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,6 +23,8 @@ KINDS = {
     RecursionError: "something is nested too deep",
     ImportError: "a package is missing or damaged",
 }
+
+HEAD_START = 10.0  # seconds that a launch's main process has to report an error before another process does
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,6 +58,7 @@ def _run(args: argparse.Namespace) -> int:
 
             traceback.print_exc()
         message = str(error) if isinstance(error, VideoclipError) else _last_resort(error)
+        _let_main_process_report()
         print(f"error: {printable_lines(message)}", file=sys.stderr)
         return 1
 
@@ -81,6 +85,12 @@ def _escape_what_cannot_be_encoded() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def _let_main_process_report() -> None:
+    """Wait, in every process of a launch but the main one, which will report the same error and end the launch."""
+    if os.environ.get("RANK", "0") != "0":
+        time.sleep(HEAD_START)
 
 
 def demo(args: argparse.Namespace) -> None:

@@ -16,7 +16,7 @@ from videoclip.compare.seeds import with_seed
 from videoclip.config import RunConfig
 from videoclip.demo import prepare_data
 from videoclip.errors import ConfigError
-from videoclip.files import replace_text
+from videoclip.files import make_folder, replace_text
 from videoclip.metrics import bootstrap_interval, hits, verdict, with_interval
 from videoclip.store import FeatureStore
 from videoclip.training.loop import train
@@ -52,8 +52,10 @@ def bakeoff(configs: Mapping[str, RunConfig], out: Path, seeds: Sequence[int] = 
 
     Raises:
         ConfigError: configs differ in data or backbone.
+        StoreError: ``out`` cannot be made.
     """
     first = _same_terms(configs)
+    make_folder(out)  # what cannot be written should be known before hours of training
     prepare_data(first)
     assert first.data.store is not None  # what only has videos is no bake-off of heads
     store = FeatureStore(first.data.store)

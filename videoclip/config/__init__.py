@@ -65,14 +65,15 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         below = _read(base)
         if "base" in below:
             raise ConfigError(str(base), ["base: a base file may not have a base itself"])
-        values = _merge(below, values)
-    problems = []
+        values = _layered(below, values)
+    problems, chosen = [], dict[str, Any]()
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
             problems.append(f"{override}: write overrides as a.b=value")
             continue
-        values = _merge(values, _nested(key.split("."), _parse(text)))
+        chosen = _merge(chosen, _nested(key.split("."), _parse(text)))
+    values = _layered(values, chosen)
     return parse(values, RunConfig, str(path), problems)
 
 
@@ -181,6 +182,15 @@ def _nested(keys: Sequence[str], value: Any) -> dict[str, Any]:
     for key in reversed(keys):
         value = {key: value}
     return dict(value)
+
+
+def _layered(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay values over others; data are made only at the places that the values asking for it name."""
+    merged = _merge(below, above)
+    own = above.get("data")
+    if isinstance(own, Mapping) and {"manifest", "store"} & own.keys() and "synthetic" not in own:
+        merged["data"] = {key: value for key, value in merged["data"].items() if key != "synthetic"}
+    return merged
 
 
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -152,7 +152,8 @@ class DataConfig(Strict):
         held_out: how many clips that are, at most a tenth of the training split.
         protocol: card that the splits are checked against, see ``videoclip.data.protocol``.
         classes: train recognition: a clip's label in place of its captions.
-        synthetic: make manifest and store on first use: ``moving_shapes``.
+        synthetic: make manifest and store on first use: ``moving_shapes``. A derived file or an override that names
+            another manifest or store turns this off, unless it sets ``synthetic`` too.
     """
 
     manifest: Path

@@ -20,7 +20,7 @@ from videoclip.backbone import Backbone, reopen_backbone
 from videoclip.backbone.trust import confirm_source
 from videoclip.data.remote import is_remote, local_copy
 from videoclip.errors import StoreError
-from videoclip.features import TextFeatures, VideoFeatures, VideoPixels
+from videoclip.features import TextFeatures, VideoFeatures, VideoPixels, as_texts
 from videoclip.store.catalog import (
     Failure,
     Kind,
@@ -235,12 +235,17 @@ class FeatureStore:
         pictures = [data[ends[n] - record.notes["jpeg_bytes"][n] : ends[n]].copy() for n in chosen]
         return torch.stack([decode_jpeg(torch.from_numpy(p), ImageReadMode.RGB) for p in pictures])
 
-    def text(self, captions: Sequence[str], words: bool = False) -> TextFeatures:
-        """Cached features of captions in single precision: sentence (Q, D), and with ``words`` words and mask (Q, L).
+    def text(self, captions: str | Sequence[str], words: bool = False) -> TextFeatures:
+        """Return cached features of captions, or of one, in single precision.
+
+        Args:
+            captions: Q texts.
+            words: return the words (Q, L, D) and their mask (Q, L) next to the sentences (Q, D).
 
         Raises:
             StoreError: a caption, or its words, are not in the store.
         """
+        captions = as_texts(captions)
         missing = [c for c in captions if c not in self._texts]
         if missing:
             raise StoreError(
