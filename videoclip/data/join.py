@@ -11,6 +11,7 @@ from itertools import takewhile
 from pathlib import Path, PurePosixPath
 
 from videoclip.data.manifest import MEDIA_SUFFIXES, SOUND_SUFFIXES, scan
+from videoclip.data.remote import is_remote
 
 
 @dataclass(frozen=True)
@@ -18,13 +19,13 @@ class Joined:
     """The file of a row.
 
     Attributes:
-        path: the file; where there is none, the place at which it would be looked for.
+        path: the file, or an address as it is; where there is no file, the place at which it would be looked for.
         found: whether the file exists and is the only one that fits.
         rivals: files that fit equally well, in place of a file.
         namesakes: files of that name in other folders, in place of a file.
     """
 
-    path: Path
+    path: Path | str
     found: bool
     rivals: tuple[Path, ...] = ()
     namesakes: tuple[Path, ...] = ()
@@ -64,6 +65,8 @@ def stem(name: str) -> str:
 
 def _joined(name: str, foreign: int, files: Mapping[str, list[Path]], folder: Path) -> Joined:
     """Find the file of one row, whose first ``foreign`` folders need not exist here."""
+    if is_remote(name):
+        return Joined(name, True)
     if os.path.isfile(folder / name):  # unlike Path.is_file, False for names that no system takes
         return Joined(folder / name, True)
 

@@ -206,8 +206,6 @@ def _written(clips: Sequence[Clip], folder: Path, out: Path, made: Made, drop_mi
     made.notes += _doubts(
         "are missing from the folder they name, and a file of that name is in another", elsewhere, folder
     )
-    if lost and drop_missing:
-        made.notes.append(f"{len(lost)} clips without a video file are left out")
     write_manifest(kept, out.resolve())
     return made
 
