@@ -80,7 +80,9 @@ def _joined(name: str, foreign: int, files: Mapping[str, list[Path]], folder: Pa
     if len(chosen) == 1:
         return Joined(chosen[0], True)
 
-    place = folder.joinpath(*folders, last if Path(last).suffix.lower() in MEDIA_SUFFIXES else f"{stem(last)}.mp4")
+    # Without a suffix where several files fit: with one, the path could be one of them.
+    whole = chosen or Path(last).suffix.lower() in MEDIA_SUFFIXES
+    place = folder.joinpath(*folders, last if whole else f"{stem(last)}.mp4")
     return Joined(place, False, tuple(chosen), tuple(namesakes))
 
 

@@ -315,7 +315,8 @@ def _clip(line: str, number: int, manifest: Path) -> Clip:
 
 def _mistake(error: ValidationError) -> str:
     """Say in one sentence, without its full stop, what the first problem of a clip is: key, value, what is expected."""
-    first = error.errors(include_url=False)[0]
+    problems = error.errors(include_url=False)
+    first = next((one for one in problems if one["loc"][:1] == ("path",)), problems[0])  # an id may come from the path
     key = str(first["loc"][0]) if first["loc"] else ""
     if first["type"] == "extra_forbidden":
         return unknown("clip", key, list(EXPECTED), "no such key")

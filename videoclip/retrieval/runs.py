@@ -64,7 +64,7 @@ def read_run(path: str | Path) -> Run:
 
 
 def write_run(run: Mapping[str, Sequence[tuple[str, float]]], path: str | Path, tag: str = "videoclip") -> None:
-    """Write a TREC run; videos of a query must come best first.
+    """Write a TREC run; videos of a query must come best first. Scores are written with all their digits.
 
     Raises:
         DataError: a score is not finite, or an id is empty.
@@ -75,7 +75,7 @@ def write_run(run: Mapping[str, Sequence[tuple[str, float]]], path: str | Path, 
         for rank, (video, score) in enumerate(entries, 1):
             if not math.isfinite(score):
                 raise DataError(f"{path}: the score of video {video!r} for query {query!r} is {score}, not finite.")
-            lines.append(f"{_written(query)} Q0 {_written(video)} {rank} {score:.9g} {_written(tag)}\n")
+            lines.append(f"{_written(query)} Q0 {_written(video)} {rank} {float(score)!r} {_written(tag)}\n")
     replace_text(Path(path), "".join(lines))
 
 
