@@ -11,19 +11,23 @@ from videoclip.errors import printable
 
 def rerank(args: argparse.Namespace) -> None:
     """Re-rank an initial run with CLIP's best frame."""
+    from videoclip.files import make_folder
     from videoclip.retrieval.rerank import rerank as run_reranking
-    from videoclip.retrieval.runs import read_qrels, read_queries, read_run, run_metrics, write_run
+    from videoclip.retrieval.runs import TIES, read_qrels, read_queries, read_run, run_metrics, write_run
     from videoclip.store import FeatureStore
 
-    store, before = FeatureStore(args.store), read_run(args.run)
+    store, before, queries = FeatureStore(args.store), read_run(args.run), read_queries(args.queries)
+    qrels = read_qrels(args.qrels) if args.qrels else None
+    old = run_metrics(before, qrels) if qrels is not None else {}  # every input is checked before the work
+    make_folder(args.out.parent)
     backbone = store.open_backbone(args.trust, "auto")
-    after = run_reranking(before, read_queries(args.queries), store, backbone, args.weight, args.depth, args.scaling)
+    after = run_reranking(before, queries, store, backbone, args.weight, args.depth, args.scaling)
     write_run(after, args.out, "rerank")
-    if args.qrels:
-        qrels = read_qrels(args.qrels)
-        old, new = run_metrics(before, qrels), run_metrics(after, qrels)
-        for name in old:
+    if qrels is not None:
+        new = run_metrics(after, qrels)
+        for name in [name for name in old if name != "tied"]:
             print(f"{name:>5}  before {old[name]:6.2f}  after {new[name]:6.2f}")
+        print(f"tied queries  before {old['tied']}  after {new['tied']} ({TIES}; trec_eval orders them by id)")
     print(f"{args.out}: {len(after)} queries re-ranked to depth {args.depth}")
 
 
