@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from videoclip.backbone.trust import confirm_source
 from videoclip.backbone.walk import Tower
 from videoclip.classifier import ClassTexts, Clips, Need
 from videoclip.classifier.parts.prompts import PromptTower
@@ -129,9 +130,14 @@ class Reader:
         return torch.cat(found)
 
 
-def plain_model(store: FeatureStore, frames: int | None = None) -> VideoTextModel:
-    """The mean of unnormalised frames on the backbone that made a store; of all its frames when not given."""
+def plain_model(store: FeatureStore, frames: int | None = None, trust: bool = False) -> VideoTextModel:
+    """Return the mean of unnormalised frames on the backbone that made a store; of all its frames when not given.
+
+    Raises:
+        BackboneError: the store names a folder or a repository, and ``trust`` is not set.
+    """
     spec = store.backbone_spec
+    confirm_source(str(spec["name"]), spec["pretrained"], store.folder, trust)
     frames = frames or max(1, store.describe()["frames"]["most"])
     mean = Component(name="mean", options={"normalize_frames": False})
     return create_model(str(spec["name"]), spec["pretrained"], similarity=mean, frames=frames).eval()
