@@ -14,7 +14,7 @@ from rich.table import Table
 from videoclip.backbone import create_backbone
 from videoclip.config import ModelConfig, RunConfig, load_config
 from videoclip.data.manifest import Clip, of_split, read_manifest
-from videoclip.errors import DataError
+from videoclip.errors import DataError, printable
 from videoclip.files import make_folder, replace_text
 from videoclip.metrics import with_interval
 from videoclip.model import build_model, load_model
@@ -100,8 +100,10 @@ def run_demo(out: Path, seed: int = 0) -> dict[str, Any]:
     _report(out, results, store, clips)
     best = max(rows, key=lambda row: row["twins"]["text_to_video/R@1"])["name"]
     query = of_split(clips, "test", out)[0].captions[0]
-    console.print(f"{results['seconds']:.0f} s in all. Look at {out / 'report.html'}; search with")
-    console.print(f'  videoclip search {out / "store"} "{query}" --checkpoint {out / "runs" / best}', highlight=False)
+    show = [f"{results['seconds']:.0f} s in all. Look at {out / 'report.html'}; search with"]
+    show += [f'  videoclip search {out / "store"} "{query}" --checkpoint {out / "runs" / best}']
+    for line in show:  # a folder's name is not markup
+        console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
     return results
 
 

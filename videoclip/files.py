@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import csv
+import errno
 import functools
 import hashlib
 import json
@@ -243,6 +244,19 @@ def _leave(folder: Path, lock: IO[bytes] | None, owner: int) -> None:
         shutil.rmtree(folder, ignore_errors=True)
     if lock is not None:
         lock.close()
+
+
+def make_place(path: Path) -> Path:
+    """Create the folder that a file will be written to, with its parents, and return the file's path.
+
+    Raises:
+        VideoclipError: the folder cannot be made, or ``path`` itself is a folder.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    return path
 
 
 def hash_of(lines: Iterable[str]) -> str:
