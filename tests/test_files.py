@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from videoclip import files
+from videoclip import files, scratch
 from videoclip.errors import DataError, StoreError, printable
 
 ANY_TEXT = st.text(st.characters(codec=None, exclude_categories=()), max_size=20)
@@ -101,12 +101,12 @@ def test_temporary_files_of_a_killed_process_go_with_the_next_start(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     (held,) = tmp_path.iterdir()  # no pymp-* beside it
     os.utime(held, (1, 1))
-    files.scratch_folder.cache_clear()
-    mine = files.scratch_folder()
+    scratch.scratch_folder.cache_clear()
+    mine = scratch.scratch_folder()
     assert held.exists()  # its owner is alive
     process.kill()
     process.wait()
     os.utime(held, (1, 1))
-    files.scratch_folder.cache_clear()
-    files.scratch_folder()
+    scratch.scratch_folder.cache_clear()
+    scratch.scratch_folder()
     assert not held.exists() and mine.exists()

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import csv
 import errno
-import functools
 import hashlib
 import json
 import os
 import pickle
-import shutil
-import sys
 import tarfile
-import tempfile
-import time
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
@@ -26,10 +20,6 @@ import yaml
 
 from videoclip.errors import DataError, VideoclipError, printable, writing
 
-if sys.platform != "win32":
-    import fcntl
-
-SCRATCH = "videoclip-scratch-"
 # What libraries raise at a file that is missing, unreadable, truncated, of another kind, or of another structure.
 READ_ERRORS = (
     OSError,
@@ -202,48 +192,6 @@ def make_folder(path: Path) -> Path:
     with writing(path):
         path.mkdir(parents=True, exist_ok=True)
     return path
-
-
-@functools.cache
-def scratch_folder() -> Path:
-    """Return this process's folder for temporary files; those of processes that were killed are removed first.
-
-    The owner holds a lock on its folder as long as it lives, however it ends: what can be locked belongs to nobody.
-    """
-    root = Path(tempfile.gettempdir())
-    for folder in root.glob(f"{SCRATCH}*"):
-        with contextlib.suppress(OSError):
-            old = time.time() - folder.stat().st_mtime > 60  # its owner may be about to lock it
-            lock = _locked(folder) if old else None
-            if lock is not None:
-                shutil.rmtree(folder, ignore_errors=True)
-                lock.close()
-
-    folder = Path(tempfile.mkdtemp(prefix=SCRATCH))
-    lock = _locked(folder)
-    atexit.register(_leave, folder, lock, os.getpid())
-    return folder
-
-
-def _locked(folder: Path) -> IO[bytes] | None:
-    """Lock a scratch folder; None if its owner is alive, or where the system has no such locks."""
-    if sys.platform == "win32":
-        return None
-    file = (folder / "lock").open("wb")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.close()
-        return None
-    return file
-
-
-def _leave(folder: Path, lock: IO[bytes] | None, owner: int) -> None:
-    """Remove the scratch folder of a process that ends; children that were forked off leave it alone."""
-    if os.getpid() == owner:
-        shutil.rmtree(folder, ignore_errors=True)
-    if lock is not None:
-        lock.close()
 
 
 def make_place(path: Path) -> Path:

@@ -24,9 +24,9 @@ from videoclip.files import (
     make_folder,
     read_json,
     replace_text,
-    scratch_folder,
     to_json,
 )
+from videoclip.scratch import scratch_folder
 
 FETCHED = "fetched.json"  # in a local copy: the version at the address of each file
 

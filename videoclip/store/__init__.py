@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +17,7 @@ from torchvision.io import ImageReadMode, decode_jpeg
 
 from videoclip.backbone import Backbone, reopen_backbone
 from videoclip.backbone.trust import confirm_source
-from videoclip.data.remote import is_remote, local_copy
+from videoclip.data.remote import local_copy
 from videoclip.errors import StoreError
 from videoclip.features import TextFeatures, VideoFeatures, VideoPixels, as_texts
 from videoclip.store.catalog import (
@@ -31,6 +30,7 @@ from videoclip.store.catalog import (
 )
 from videoclip.store.recipe import read_description
 from videoclip.store.shards import LOST, Record, Rows
+from videoclip.store.sources import vanished
 from videoclip.video import sampling
 
 Array = np.ndarray
@@ -133,11 +133,7 @@ class FeatureStore:
         Empty on a machine that lacks even the folder that all files have in common: there the store is a copy without
         its videos. Addresses are not looked up.
         """
-        paths = {key: str(record.notes.get("path", "")) for key, record in self._clips.items()}
-        local = {key: path for key, path in paths.items() if path and not is_remote(path)}
-        if not local or not os.path.isdir(_common_folder(local.values())):
-            return []
-        return [key for key, path in local.items() if not os.path.exists(path)]
+        return vanished(self._clips)
 
     def next_generation(self, clip_id: str) -> int:
         """Return the generation that new rows of a clip get: one more than the highest that the store has seen."""
@@ -391,11 +387,3 @@ class FeatureStore:
             )
         for record in self._clips.values():
             self.raw(record)
-
-
-def _common_folder(paths: Iterable[str]) -> str:
-    """Return the folder that all files have in common."""
-    try:
-        return os.path.commonpath([os.path.dirname(path) for path in paths])
-    except ValueError:  # on Windows, files on several drives
-        return os.sep

@@ -16,6 +16,7 @@ from videoclip.data.manifest import Clip
 from videoclip.data.remote import file_version, is_remote
 from videoclip.errors import writing
 from videoclip.files import to_json
+from videoclip.store.shards import Record
 
 CHANGES = "changes.jsonl"
 BLOCK = 1 << 20
@@ -78,6 +79,19 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
+def vanished(records: Mapping[str, Record]) -> list[str]:
+    """Return the keys of records whose video file no longer exists; addresses are not looked up.
+
+    None on a machine that lacks even the folder that all files have in common: there the store is a copy without its
+    videos.
+    """
+    paths = {key: str(record.notes.get("path", "")) for key, record in records.items()}
+    local = {key: path for key, path in paths.items() if path and not is_remote(path)}
+    if not local or not os.path.isdir(_common_folder(local.values())):
+        return []
+    return [key for key, path in local.items() if not os.path.exists(path)]
+
+
 def append_changes(folder: Path, changes: Iterable[Mapping[str, Any]]) -> None:
     """Append lines to a store's table of changes: where clips were moved to, and which ones are forgotten.
 
@@ -99,3 +113,11 @@ def _same_stretch(clip: Clip, notes: Mapping[str, Any], seconds: Iterable[float]
     first, last = clip.start or 0.0, float("inf") if clip.end is None else clip.end
     whole = clip.start is None and clip.end is None
     return whole or all(first - 1e-3 <= second < last + 1e-3 for second in seconds)
+
+
+def _common_folder(paths: Iterable[str]) -> str:
+    """Return the folder that all files have in common."""
+    try:
+        return os.path.commonpath([os.path.dirname(path) for path in paths])
+    except ValueError:  # on Windows, files on several drives
+        return os.sep

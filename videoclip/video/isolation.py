@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from videoclip.errors import writing
-from videoclip.files import scratch_folder
+from videoclip.scratch import scratch_folder
 
 Item = TypeVar("Item")
 Job = Callable[[Item], Iterable[Any]]
