@@ -39,6 +39,8 @@ NOT_DECORD = {
     "h264_ten_bit.mp4",
     "hevc.mp4",  # x265 makes open GOPs unless told otherwise
     "av1.mkv",
+    "vp8.webm",
+    "vp9.webm",
     "mpeg4.avi",
     "mpeg4_b_frames.avi",
     "mpeg2.mpg",

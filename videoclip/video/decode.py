@@ -51,7 +51,7 @@ class Frames:
         if self.aspect == 1:
             return list(self.pixels)
         height, width = shown_size(self.pixels.shape[1], self.pixels.shape[2], self.aspect)
-        return [np.asarray(Image.fromarray(picture).resize((width, height))) for picture in self.pixels]
+        return [np.array(Image.fromarray(picture).resize((width, height))) for picture in self.pixels]
 
 
 class Video:

@@ -28,7 +28,7 @@ Array = np.ndarray
 Decoder = Literal["auto", "decord", "pyav"]
 
 INDEXED_CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "flv"}  # others are read from their beginning
-FROM_ZERO = {"matroska,webm", "flv"}  # containers whose duration counts from 0, not from the first frame
+FROM_ZERO = {"matroska,webm", "flv"}  # containers whose duration may count from 0, not from the first frame
 DECORD_CODECS = {"h264", "hevc"}
 EIGHT_BIT = {"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p"}
 IDR = 5  # the NAL unit type of a picture after which nothing refers to anything before it
@@ -51,8 +51,9 @@ class VideoInfo:
         reason: why decord may not read it, empty if it may.
         by_order: frames are told by the order in which they come out, because their own times are missing (raw
             streams), shared (program streams) or belong to other pictures (AVI).
-        duration: seconds that the file claims for its pictures, None if it claims nothing.
-        span: seconds to the end of the last frame from the first one, or from 0 where the container counts from there.
+        duration: seconds that the file claims from its first picture on, None if it claims nothing. Of a transport
+            stream FFmpeg guesses them from what is there.
+        span: seconds from the first frame to the end of the last one.
         size: height and width of the first picture as it is stored.
         aspect: width over height of a stored pixel.
         orientation: the way to turn the first picture upright.
@@ -173,7 +174,6 @@ def look(container: Any, stream: Any, path: Path, decoder: Decoder) -> VideoInfo
     seekable = seekable and not (stream.codec_context.name == "h264" and packets.open_gop)
     key_pts = np.unique(packets.pts[packets.shown & packets.key])
     end = times[-1] + (packets.last_duration * base or (times[-1] - times[0]) / max(1, len(times) - 1))
-    from_zero = container.format.name in FROM_ZERO
     context, picture = stream.codec_context, packets.picture
     return VideoInfo(
         path=path,
@@ -186,8 +186,8 @@ def look(container: Any, stream: Any, path: Path, decoder: Decoder) -> VideoInfo
         codec=stream.codec_context.name,
         container=container.format.name,
         by_order=by_order,
-        duration=_claimed(container, stream),
-        span=float(end - (min(0.0, times[0]) if from_zero else times[0])),
+        duration=_from_first(_claimed(container, stream), times[0], container),
+        span=float(end - times[0]),
         size=(context.height, context.width) if picture is None else (picture.height, picture.width),
         aspect=sane(stream.sample_aspect_ratio),
         orientation=orientation,
@@ -288,6 +288,12 @@ def _claimed(container: Any, stream: Any) -> float | None:
         hours, minutes, seconds = tag.split(":")
         return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
     return container.duration / 1_000_000 if container.duration else None
+
+
+def _from_first(claimed: float | None, first: float, container: Any) -> float | None:
+    """Return a claimed duration counted from the first frame, so that a late start hides no missing end."""
+    from_zero = container.format.name in FROM_ZERO and claimed is not None and claimed > first > 0
+    return claimed - first if claimed is not None and from_zero else claimed
 
 
 def _why_not_decord(container: Any, stream: Any, packets: _Packets, by_order: bool, orientation: Orientation) -> str:
