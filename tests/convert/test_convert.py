@@ -100,7 +100,7 @@ def test_names_left_over_or_missing_are_listed(tmp_path: Path, capsys: pytest.Ca
         (missing, "missing temporal.transformer.blocks.1.ln_1.bias"),
         (weights | {"clip.visual.conv2.weight": torch.zeros(2)}, "visual.conv2.weight"),
         ({n: t for n, t in weights.items() if n != "clip.ln_final.bias"}, "ln_final.bias"),
-        ({n: t for n, t in weights.items() if not n.startswith("clip.")}, "no CLIP towers"),
+        ({n: t for n, t in weights.items() if not n.startswith("clip.")}, "has no CLIP towers"),
     ):
         save_file(given, tmp_path / "given.safetensors")
         command = [
@@ -117,7 +117,7 @@ def test_names_left_over_or_missing_are_listed(tmp_path: Path, capsys: pytest.Ca
 
 def test_what_cannot_be_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.bin").write_bytes(b"not a checkpoint")
-    with pytest.raises(CheckpointError, match="cannot be read as plain weights"):
+    with pytest.raises(CheckpointError, match="is not a checkpoint of plain weights"):
         convert.convert_checkpoint(tmp_path / "a.bin", "xpool", tmp_path / "out")
     with pytest.raises(CheckpointError, match="did you mean 'clip4clip'"):
         convert.convert_checkpoint(tmp_path / "a.bin", "clip4clp", tmp_path / "out")
