@@ -132,6 +132,8 @@ def test_a_checkpoint_brings_its_transform(small: dict[str, Any], tmp_path: Path
     assert model.config.backbone.resize_mode == "squash"
     other_tag(small)
     assert load_model(tmp_path / "model").backbone.fingerprint == model.backbone.fingerprint  # type: ignore[union-attr]
+    given = ModelConfig.model_validate({"backbone": {"name": "small", "mean": HALF}}).model_dump()["backbone"]
+    assert given == {"name": "small", "pretrained": None, "mean": (0.5, 0.5, 0.5)}
     assert "mean" not in ModelConfig(backbone=BackboneConfig(name="tiny")).model_dump()["backbone"]
 
 

@@ -162,7 +162,9 @@ def convert_checkpoint(
             else:
                 model = _with_towers(system, state_dict, out)
     except CheckpointError as error:  # names that are missing or left over: the file is known here alone
-        raise error if str(file) in str(error) else CheckpointError(f"{file}: {error}") from error
+        if str(file) in str(error):
+            raise
+        raise CheckpointError(f"{file}: {error}") from error
     model.save(out)
     return model.eval()
 
