@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import pytest
@@ -108,7 +109,8 @@ def test_a_local_weights_file_loads(tmp_path: Path) -> None:
     torch.manual_seed(0)
     original = open_clip.create_model("ViT-S-32-alt", pretrained=None)
     torch.save(original.state_dict(), tmp_path / "w.pt")
-    backbone = create_backbone("ViT-S-32-alt", str(tmp_path / "w.pt"))
+    transform: dict[str, Any] = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic"}
+    backbone = create_backbone("ViT-S-32-alt", str(tmp_path / "w.pt"), resize_mode="squash", **transform)
     tokens = backbone.tokenize(["a dog"])
     with torch.inference_mode():
         torch.testing.assert_close(backbone.encode_text(tokens).sentence, original.eval().encode_text(tokens))

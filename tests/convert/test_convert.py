@@ -100,7 +100,7 @@ def test_names_left_over_or_missing_are_listed(tmp_path: Path, capsys: pytest.Ca
         (missing, "missing temporal.transformer.blocks.1.ln_1.bias"),
         (weights | {"clip.visual.conv2.weight": torch.zeros(2)}, "visual.conv2.weight"),
         ({n: t for n, t in weights.items() if n != "clip.ln_final.bias"}, "ln_final.bias"),
-        ({n: t for n, t in weights.items() if not n.startswith("clip.")}, "no CLIP towers"),
+        ({n: t for n, t in weights.items() if not n.startswith("clip.")}, "has no CLIP towers"),
     ):
         save_file(given, tmp_path / "given.safetensors")
         command = [
@@ -117,7 +117,7 @@ def test_names_left_over_or_missing_are_listed(tmp_path: Path, capsys: pytest.Ca
 
 def test_what_cannot_be_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.bin").write_bytes(b"not a checkpoint")
-    with pytest.raises(CheckpointError, match="cannot be read as plain weights"):
+    with pytest.raises(CheckpointError, match="is not a checkpoint of plain weights"):
         convert.convert_checkpoint(tmp_path / "a.bin", "xpool", tmp_path / "out")
     with pytest.raises(CheckpointError, match="did you mean 'clip4clip'"):
         convert.convert_checkpoint(tmp_path / "a.bin", "clip4clp", tmp_path / "out")
@@ -168,3 +168,25 @@ def test_towers_of_the_transformers_library() -> None:
     found = from_huggingface(theirs)
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [
+        ("clip.visual.conv1.weight", torch.zeros(3)),
+        ("clip.positional_embedding", torch.tensor(1.0)),
+        ("clip.text_projection", torch.zeros(0, 0)),
+        ("clip.visual.positional_embedding", torch.zeros(0)),
+        ("frame_position_embeddings.weight", torch.zeros(2, 3, 4)),
+        ("transformerClip.resblocks.0.ln_1.bias", torch.zeros(1)),
+    ],
+)
+def test_tensors_of_wrong_shapes_are_refused_with_the_file(
+    name: str, tensor: Tensor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "given.safetensors"
+    save_file({**checkpoint("clip4clip"), name: tensor}, file)
+    assert main(["convert", str(file), "--system", "clip4clip", "--out", str(tmp_path / "out")]) == 1
+    printed = capsys.readouterr().err
+    assert str(tmp_path) in printed and len(printed.splitlines()) == 1
+    assert not (tmp_path / "out" / "model.safetensors").exists()

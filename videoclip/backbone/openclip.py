@@ -26,7 +26,7 @@ from videoclip.backbone import source
 from videoclip.backbone.source import CONFIG, FOLDER, HUB, brief, folder_of
 from videoclip.backbone.text import PlainTextTower, has_words, projected, word_mask
 from videoclip.backbone.transform import agreed_transform, checked_part, chosen_transform
-from videoclip.errors import BackboneError, writing
+from videoclip.errors import BackboneError, printable, writing
 from videoclip.features import TextFeatures, as_texts
 from videoclip.files import make_folder, reading, replace_text, replacing
 from videoclip.video.preprocess import Preprocess
@@ -305,7 +305,7 @@ def _create(
     except Exception as error:  # open_clip raises many kinds: missing files, hub failures, wrong shapes
         what = location if folder is None else str(folder)
         weights = f" with weights {pretrained!r}" if pretrained else ""
-        raise BackboneError(f"open_clip cannot load {what}{weights}: {brief(error)}") from error
+        raise BackboneError(f"open_clip cannot load {printable(what)}{weights}: {brief(error)}") from error
 
 
 def _local_vocabulary(location: str, config: dict[str, Any]) -> dict[str, str]:

@@ -33,14 +33,17 @@ def chosen_transform(options: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         BackboneError: a value is not one that open_clip knows.
     """
-    return {name: checked_part(name, options[name]) for name in OPTIONS if options.get(name) is not None}
+    try:
+        return {name: checked_part(name, options[name]) for name in OPTIONS if options.get(name) is not None}
+    except ValueError as error:
+        raise BackboneError(f"{error}.") from error
 
 
 def checked_part(name: str, value: Any) -> Any:
     """Return one part of a transform: three floats as a list, or the name of a mode.
 
     Raises:
-        BackboneError: the value is not one that open_clip knows.
+        ValueError: the value is not one that open_clip knows.
     """
     if name in CHOICES:
         if value in CHOICES[name]:
@@ -52,7 +55,7 @@ def checked_part(name: str, value: Any) -> Any:
             return [float(part) for part in value]
         expected = f"three {'positive' if name == 'std' else 'finite'} numbers"
 
-    raise BackboneError(f"{name} of the image transform must be {expected}, not {printable(repr(value))}.")
+    raise ValueError(f"{name} of the image transform must be {expected}, not {printable(repr(value))}")
 
 
 def agreed_transform(

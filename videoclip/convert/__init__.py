@@ -155,18 +155,23 @@ def convert_checkpoint(
     if system in TUNED and backbone is None:
         raise CheckpointError(f"{system} tunes a CLIP, which its checkpoint may not hold whole: name it by --model.")
     state_dict = read_state_dict(Path(file))
-    with reading(file, f"a checkpoint of {system}", CheckpointError):
-        if backbone is not None and system in TUNED:
-            model = load_tuned(system, state_dict, backbone)
-        else:
-            model = _with_towers(system, state_dict, str(file), out)
+    try:
+        with reading(file, f"a checkpoint of {system}", CheckpointError):
+            if backbone is not None and system in TUNED:
+                model = load_tuned(system, state_dict, backbone)
+            else:
+                model = _with_towers(system, state_dict, out)
+    except CheckpointError as error:  # names that are missing or left over: the file is known here alone
+        if str(file) in str(error):
+            raise
+        raise CheckpointError(f"{file}: {error}") from error
     model.save(out)
     return model.eval()
 
 
-def _with_towers(system: str, state_dict: Mapping[str, Tensor], source: str, out: Path) -> VideoTextModel:
+def _with_towers(system: str, state_dict: Mapping[str, Tensor], out: Path) -> VideoTextModel:
     """Build a head on the towers of its checkpoint, which are written to ``out``."""
-    towers, rest = split_towers(state_dict, source)
+    towers, rest = split_towers(state_dict)
     head = load_original(system, {**rest, "clip.logit_scale": towers["logit_scale"]})
     write_backbone(towers, out / "backbone")
     config = head.config.model_copy(update={"backbone": BackboneConfig(name="backbone")})
@@ -182,6 +187,7 @@ def read_state_dict(file: Path) -> dict[str, Tensor]:
     """
     remedy = "Save the model's state_dict() alone."
     with reading(file, "a checkpoint of plain weights", CheckpointError, remedy):
+        content: Any
         if file.suffix == ".safetensors":
             content: Any = load_file(file)
         else:

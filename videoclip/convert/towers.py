@@ -39,7 +39,7 @@ IN_BLOCKS = (
 )
 
 
-def split_towers(state_dict: Mapping[str, Tensor], source: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def split_towers(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Towers under OpenAI's names, in single precision, and the rest of a checkpoint.
 
     Raises:
@@ -50,7 +50,9 @@ def split_towers(state_dict: Mapping[str, Tensor], source: str) -> tuple[dict[st
     if any(name.startswith("vision_model.") for name in towers):
         towers = from_huggingface(towers)
     if "logit_scale" not in towers or "visual.conv1.weight" not in towers:
-        raise CheckpointError(f"{source} holds no CLIP towers: no clip.logit_scale or clip.visual.conv1.weight in it.")
+        raise CheckpointError(
+            "This checkpoint has no CLIP towers: clip.logit_scale or clip.visual.conv1.weight is missing."
+        )
     return {n: t.contiguous() for n, t in towers.items() if n not in EXPORT_SIZES}, rest
 
 

@@ -302,6 +302,7 @@ def _why_not_decord(container: Any, stream: Any, packets: _Packets, by_order: bo
     checks = (
         (not has_decord(), "decord is not installed"),
         (container.format.name not in INDEXED_CONTAINERS, f"container {container.format.name}"),
+        (not _is_utf8(container.name), "a file name that is not UTF-8"),
         (by_order, "no presentation times"),
         (context.name not in DECORD_CODECS, f"codec {context.name}"),
         (context.pix_fmt not in EIGHT_BIT, f"pixel format {context.pix_fmt}"),
