@@ -189,7 +189,7 @@ def read_state_dict(file: Path) -> dict[str, Tensor]:
     with reading(file, "a checkpoint of plain weights", CheckpointError, remedy):
         content: Any
         if file.suffix == ".safetensors":
-            content: Any = load_file(file)
+            content = load_file(file)
         else:
             with file.open("rb") as stream:
                 content = torch.load(stream, "cpu", weights_only=True)

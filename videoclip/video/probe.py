@@ -329,6 +329,15 @@ def _nal_units(packet: bytes, extra: bytes, codec: str) -> list[tuple[int, bytes
     return [(unit[0] & 31 if codec == "h264" else unit[0] >> 1 & 63, unit) for unit in units if unit]
 
 
+def _is_utf8(name: str) -> bool:
+    """Whether a file name is UTF-8, the only kind that decord opens."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 @functools.cache
 def has_decord() -> bool:
     """Whether decord is installed here."""
