@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import torch
@@ -169,9 +169,10 @@ def recur(network: nn.RNNBase, steps: Steps, parameters: Mapping[str, Tensor] | 
         The output of every step, packed as ``steps`` are and of their dtype.
     """
     device, dtype = steps.data.device.type, steps.data.dtype
+    kind: Callable[..., nn.RNNBase] = type(network)
     mixed = torch.is_autocast_enabled(device)
     precision = torch.get_autocast_dtype(device) if mixed else dtype
-    if precision.itemsize >= 4 or has_kernel(type(network), device, precision, mixed):
+    if precision.itemsize >= 4 or has_kernel(kind, device, precision, mixed):
         states = functional_call(network, dict(parameters or {}), (steps,))[0]
     else:
         whole = {name: p.float() for name, p in (parameters or dict(network.named_parameters())).items()}
@@ -183,7 +184,7 @@ def recur(network: nn.RNNBase, steps: Steps, parameters: Mapping[str, Tensor] | 
 
 
 @functools.cache
-def has_kernel(network: type[nn.RNNBase], device: str, dtype: torch.dtype, mixed: bool) -> bool:
+def has_kernel(network: Callable[..., nn.RNNBase], device: str, dtype: torch.dtype, mixed: bool) -> bool:
     """Try whether this machine trains a kind of recurrent network in a precision.
 
     Args:
