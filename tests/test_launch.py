@@ -30,11 +30,7 @@ def test_other_processes_let_the_main_one_report(
 def test_two_processes_report_once(tmp_path: Path) -> None:
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
     places = [f"data.manifest={tmp_path / 'absent.jsonl'}", f"data.store={tmp_path / 'store'}"]
-    done = subprocess.run(
-        [*launch, str(TRAIN), "demo/mean", *places, "--out", str(tmp_path / "run")],
-        check=False,
-        capture_output=True,
-        text=True,
-    )
+    command = [*launch, str(TRAIN), "demo/mean", *places, "--out", str(tmp_path / "run")]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode != 0
     assert done.stderr.count("error: ") == 1

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TypeVar
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.utils.rnn import PackedSequence
 
+Recurrent = nn.LSTM | nn.GRU | nn.RNN
 Steps = TypeVar("Steps", Tensor, PackedSequence)
 
 MASKED = -1e6  # the CLIP4Clip family's additive key mask; finite, so a row without any real key stays finite
@@ -154,7 +155,7 @@ def encoder_stack(width: int, layers: int, heads: int, feedforward: int, dropout
     return nn.TransformerEncoder(layer, layers, nn.LayerNorm(width), enable_nested_tensor=False)
 
 
-def recur(network: nn.RNNBase, steps: Steps, parameters: Mapping[str, Tensor] | None = None) -> Steps:
+def recur(network: Recurrent, steps: Steps, parameters: Mapping[str, Tensor] | None = None) -> Steps:
     """Return the outputs of a recurrent network, in float32 inside where the hardware lacks its kernel.
 
     A processor without AVX-512 has none for an LSTM in bfloat16 or float16. Every recurrent network of this package
@@ -169,10 +170,10 @@ def recur(network: nn.RNNBase, steps: Steps, parameters: Mapping[str, Tensor] | 
         The output of every step, packed as ``steps`` are and of their dtype.
     """
     device, dtype = steps.data.device.type, steps.data.dtype
-    kind: Callable[..., nn.RNNBase] = type(network)
     mixed = torch.is_autocast_enabled(device)
     precision = torch.get_autocast_dtype(device) if mixed else dtype
-    if precision.itemsize >= 4 or has_kernel(kind, device, precision, mixed):
+    kind = type(network)
+    if precision.itemsize >= 4 or has_kernel(kind, device, precision, mixed):  # type: ignore[arg-type] # it is hashable
         states = functional_call(network, dict(parameters or {}), (steps,))[0]
     else:
         whole = {name: p.float() for name, p in (parameters or dict(network.named_parameters())).items()}
@@ -184,7 +185,7 @@ def recur(network: nn.RNNBase, steps: Steps, parameters: Mapping[str, Tensor] | 
 
 
 @functools.cache
-def has_kernel(network: Callable[..., nn.RNNBase], device: str, dtype: torch.dtype, mixed: bool) -> bool:
+def has_kernel(network: type[Recurrent], device: str, dtype: torch.dtype, mixed: bool) -> bool:
     """Try whether this machine trains a kind of recurrent network in a precision.
 
     Args:

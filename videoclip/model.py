@@ -344,7 +344,7 @@ def load_model(folder: str | Path, backbone: Backbone | None = None) -> VideoTex
     if (folder / "best" / WEIGHTS).is_file():  # a run folder: its best epoch
         folder = folder / "best"
     values = read_checkpoint_config(folder)
-    expected = values.pop("fingerprint", None)
+    expected = values.pop("fingerprint")
     config = configs.parse(values, ModelConfig, str(folder / CONFIG))
     if (folder / config.backbone.name).is_dir():  # a converted checkpoint brings its towers along
         inside = config.backbone.model_copy(update={"name": str(folder / config.backbone.name)})
@@ -373,11 +373,11 @@ def read_checkpoint_config(folder: Path) -> dict[str, Any]:
     else:
         with reading(weights, "a file of weights", CheckpointError), safe_open(weights, "pt") as file:
             carried = (file.metadata() or {}).get("config")
-            values = None if carried is None else parse_yaml(carried)
-    if values is None:
-        raise CheckpointError(f"{folder} is not a checkpoint: {CONFIG} is missing or empty.")
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path} must hold a mapping of sections, such as backbone: and temporal:.")
+            if carried is None:
+                raise CheckpointError(f"{folder} is not a checkpoint: {CONFIG} is missing.")
+            values = parse_yaml(carried)
+    if not isinstance(values, dict) or "fingerprint" not in values:
+        raise CheckpointError(f"{path} is not the config of a checkpoint, or is truncated: it has no fingerprint.")
     return values
 
 

@@ -277,7 +277,7 @@ class TrainConfig(Strict):
         workers: processes that read and decode pixels ahead; all cores but one, shared by the processes of a machine,
             when not given, and none for uncompressed pixels.
         precision: ``auto`` takes bf16 on GPUs that have it, else fp32.
-        checkpoint_steps: optimiser steps between checkpoints; each epoch also ends with one.
+        checkpoint_steps: optimiser steps between checkpoints; each minute and each epoch also ends with one.
         tracker: also write losses and metrics for TensorBoard, through accelerate.
     """
 
