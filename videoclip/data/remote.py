@@ -13,6 +13,7 @@ from typing import Any
 import fsspec
 
 from videoclip.errors import DataError, DecodeError, StoreError
+from videoclip.files import make_folder
 
 
 def is_remote(path: str | Path) -> bool:
@@ -53,7 +54,7 @@ def local_copy(folder: str | Path) -> Path:
     address = str(folder).rstrip("/")
     root = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     copy = root / "videoclip" / "stores" / hashlib.sha256(address.encode()).hexdigest()[:16]
-    copy.mkdir(parents=True, exist_ok=True)
+    make_folder(copy)
     try:
         files = _filesystem(address)
         # Indexes come last: a line must never be there before its rows.
