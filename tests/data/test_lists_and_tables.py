@@ -17,9 +17,10 @@ from videoclip.errors import DataError
 def made(folder: Path, reader: str, text: str | bytes, name: str, classes: str = "", **more: str) -> list[Clip]:
     """The clips of an annotation file."""
     (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
-    if classes:
+    if "\n" in classes:
         (folder / "classes.txt").write_text(classes)
-        more["classes"] = str(folder / "classes.txt")
+        classes = str(folder / "classes.txt")
+    more["classes"] = classes
     make_manifest(reader, folder / name, folder, folder / "m.jsonl", **more)  # type: ignore[arg-type]
     return read_manifest(folder / "m.jsonl")
 
@@ -155,6 +156,25 @@ def test_times_are_read_wherever_there_are_some(tmp_path: Path) -> None:
         tmp_path, "youcook2", "end,start,text,video_id\n1:09,0:03,cut,y\n", "validation_youcook.csv", protocol="custom"
     )
     assert (clip.start, clip.end) == (3, 69)
+
+
+def test_how_times_with_a_colon_are_read_is_reported(tmp_path: Path) -> None:
+    """A spreadsheet makes 0:01:00 of one minute that was typed as 0:01 and taken for hours and minutes."""
+    (tmp_path / "t.csv").write_text("video,caption,start,end\na.mp4,x,0,1\nb.mp4,x,0,0:01\n")
+    notes = make_manifest("csv", tmp_path / "t.csv", tmp_path, tmp_path / "m.jsonl").notes
+    assert notes == ["row 2: end '0:01' is read as 1 s, as m:ss or h:mm:ss, and so are all times with a colon"]
+
+
+@pytest.mark.parametrize("source", ["a" * 300, "a" * 300 + "/b", "a\0b"])
+def test_names_that_no_system_takes_are_a_sentence(tmp_path: Path, source: str) -> None:
+    with pytest.raises(DataError):
+        load_classes(source)
+    with pytest.raises(DataError, match="there is no such manifest"):
+        read_manifest(source)
+    with pytest.raises(DataError):
+        made(tmp_path, "labels", "a.mp4 1\n", "l.txt", source)
+    with pytest.raises(DataError, match="there is no such file or folder"):
+        make_manifest("csv", source, tmp_path, tmp_path / "m.jsonl")
 
 
 THREE = "walk\nrun\njump\n"

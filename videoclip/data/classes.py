@@ -17,7 +17,7 @@ from videoclip.config import find_text, shipped
 from videoclip.data.annotations import read_lines, read_table
 from videoclip.data.manifest import Clip, encodable
 from videoclip.errors import DataError
-from videoclip.files import hash_of, read_json
+from videoclip.files import hash_of, read_json, reading
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,8 @@ def load_classes(source: str | Path) -> ClassList:
     Raises:
         DataError: there is no such list, it cannot be read, or a class is listed twice.
     """
-    path = find_text("classes", source)
+    with reading(source, "a class list"):  # a name that no system takes
+        path = find_text("classes", source)
     if path is None:
         raise DataError(f"{source}: no such file, and no shipped class list; there are: {_shipped('classes')}.")
 
@@ -188,7 +189,8 @@ def _templates(source: str) -> tuple[str, list[str]]:
         return source, []
     if "{}" in source:
         return source, [source]
-    path = find_text("prompts", source)
+    with reading(source, "a set of templates"):
+        path = find_text("prompts", source)
     if path is None:
         raise DataError(
             f"{source}: no such file, no template with {{}} and no shipped set of templates; there are: "

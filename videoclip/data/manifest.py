@@ -159,9 +159,9 @@ def read_manifest(path: str | Path) -> list[Clip]:
     if is_remote(path):
         return _clips_of_address(str(path))
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike Path.is_dir, False for names that no system takes
         return _unique(_clips_of_folder(path), path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise DataError(f"{path}: there is no such manifest or folder of videos.")
     if path.suffix.lower() in MEDIA_SUFFIXES:
         raise DataError(f"{path}: is a video, not a manifest. Name its folder, or a manifest that lists it.")

@@ -17,7 +17,6 @@ from videoclip.errors import (
     StoreError,
     VideoclipError,
     printable,
-    writing,
 )
 from videoclip.files import (
     hash_of,
@@ -91,8 +90,8 @@ def local_copy(folder: str | Path) -> Path:
     root = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     copy = make_folder(root / "videoclip" / "stores" / hash_of([address]))
     table = copy / FETCHED
-    known = read_json(table, StoreError) if table.exists() else {}
-    with _asking(address, "fetched"), writing(copy):
+    with _asking(address, "fetched"):
+        known = read_json(table, StoreError) if table.exists() else {}
         files, entries = _entries(address)
         versions = {name: str(files.ukey(entry["name"])) for name, entry in entries.items()}
         for name in sorted(set(os.listdir(copy)) - set(entries) - {FETCHED}):

@@ -1,16 +1,18 @@
 """Readers: the benchmarks' own annotation files -> a manifest. One file a data set; the file's name is the name.
 
 A reader has ``read(annotations, splits)``: the clips of each split, whose paths are the names of their videos.
-``splits`` is what the protocol's card says about the files of each; readers of no particular data set need none.
+``splits`` is what the protocol's card says about the files of each; readers of no particular data set need none. A
+reader may also have ``notes(annotations)``: what the user should know about how a file was read.
 Nothing is ever downloaded.
 """
 
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -82,16 +84,27 @@ def make_manifest(
     Raises:
         DataError: a file is missing or malformed, a split is not what the protocol says, or no clip is left.
     """
-    annotations, folder = Path(annotations), Path(videos).resolve()
-    for path in (annotations, folder):
-        if not path.exists():
+    for path in (annotations, videos):
+        if not os.path.exists(path):  # unlike Path.exists, False for names that no system takes
             raise DataError(f"{path}: there is no such file or folder.")
+    annotations, folder = Path(annotations), Path(videos).resolve()
     card, checked = _card(reader, protocol), protocol != "custom"
     present, notes = _present(card, annotations, splits)
     with reading(annotations, f"an annotation file of {reader}"), locating(f"{annotations}, read as {reader}"):
-        clips = importlib.import_module(f"{__name__}.{reader}").read(annotations, present)
+        module = importlib.import_module(f"{__name__}.{reader}")
+        clips = module.read(annotations, present)
+        notes += module.notes(annotations) if hasattr(module, "notes") else []
     clips, numbers = _named(clips, _class_list(annotations, classes or card.classes), annotations)
-    clips, notes = _grouped(clips, group), notes + numbers
+    clips = _grouped(clips, group)
+    notes += numbers + _checked(clips, present, card, annotations, checked)
+    return _written(clips, folder, Path(out), Made({}, {}, card if checked else CUSTOM, notes), drop_missing)
+
+
+def _checked(
+    clips: Sequence[Clip], present: Iterable[str], card: Protocol, annotations: Path, checked: bool
+) -> list[str]:
+    """Compare the splits that are there with the card, and note those that have no captions."""
+    notes = []
     for name in present:
         found = [clip for clip in clips if clip.split == name]
         captions = any(clip.captions for clip in found)
@@ -99,12 +112,15 @@ def make_manifest(
             notes.append(f"{name}: has no captions; {card.captions} comes from {card.origin(card.captions)}")
         if checked:
             card.check(name, found, annotations, captions)
-    return _written(clips, folder, Path(out), Made({}, {}, card if checked else CUSTOM, notes), drop_missing)
+    return notes
 
 
 def _class_list(annotations: Path, source: str) -> ClassList | None:
     """Return a class list by name, or an official file among the annotations; None where none is wanted."""
-    return load_classes(find(annotations, source) or source) if source else None
+    if not source:
+        return None
+    with reading(source, "a class list"):  # a name that no system takes
+        return load_classes(find(annotations, source) or source)
 
 
 def _named(clips: Sequence[Clip], classes: ClassList | None, source: Path) -> tuple[list[Clip], list[str]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from videoclip.data.annotations import read_table
-from videoclip.data.manifest import Clip, locating
+from videoclip.data.manifest import Clip, locating, seconds_of
 from videoclip.data.protocol import SplitCard
 from videoclip.errors import DataError
 
@@ -25,6 +25,16 @@ def read(annotations: Path, splits: Mapping[str, SplitCard]) -> list[Clip]:
     if not annotations.is_file():
         raise DataError(f"{annotations}: must be the table itself.")
     return gathered(read_table(annotations), annotations)
+
+
+def notes(annotations: Path) -> list[str]:
+    """Say how the first time with a colon is read: spreadsheets turn minutes and seconds into hours and minutes."""
+    for number, row in enumerate(read_table(annotations), 1):
+        for key in ("start", "end"):
+            if ":" in row.get(key, ""):
+                read = f"{key} {row[key]!r} is read as {seconds_of(row[key]):g} s"
+                return [f"row {number}: {read}, as m:ss or h:mm:ss, and so are all times with a colon"]
+    return []
 
 
 def gathered(rows: Iterable[Any], source: Path) -> list[Clip]:
