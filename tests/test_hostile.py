@@ -7,7 +7,6 @@ a number, a switch, a choice nor listed in ``TEXTS`` counts as one that names a 
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
 import pickle
@@ -24,7 +23,6 @@ from videoclip import cli
 from videoclip.backbone import create_backbone
 from videoclip.cli import LAST_RESORT, arguments, main
 from videoclip.data.manifest import read_manifest, write_manifest
-from videoclip.errors import DataError
 from videoclip.model import create_model
 from videoclip.store.extract import cache_features
 from videoclip.synthetic.moving_shapes import Counts, write_moving_shapes
@@ -56,8 +54,10 @@ TEXTS = {
     "weigh_on": "val",
 }
 # Given wherever a command has them, because what is tested beside them is read only then, or sooner.
-ALWAYS = ("manifest", "store", "split", "methods", "workers", "seeds", "shots")
+ALWAYS = ("manifest", "store", "split", "head", "methods", "workers", "seeds", "shots")
 SMALL = {"workers": "0", "seeds": "1", "shots": "1"}
+# Arguments that mean something else than others of the same name.
+INSTEAD = {("blend", "first"): "checkpoint", ("blend", "second"): "checkpoint", ("store", "source"): "arrays"}
 # Inputs that are right where they look wrong: any text may be a list of classes, prompts or captions; FFmpeg reads a
 # picture as a video of one frame; a folder without videos makes a manifest whose clips are all missing.
 RIGHT = {
@@ -90,15 +90,19 @@ def commands(parser: argparse.ArgumentParser, words: tuple[str, ...] = ()) -> It
 
 
 EVERY = list(commands(cli._parser()))
-NUMBERS = {value for name, value in vars(arguments).items() if callable(value) and getattr(value, "__module__", "") == arguments.__name__ and not name.startswith("_")} - {arguments.folder}
+NUMBERS = {
+    value
+    for name, value in vars(arguments).items()
+    if getattr(value, "__module__", "") == arguments.__name__ and not name.startswith("_")
+} - {arguments.folder}
 NUMERIC = [a for a in EVERY if a.action.type in NUMBERS]
 
 
 def names_file(argument: Argument) -> bool:
     action = argument.action
-    if action.nargs == 0 or action.choices or action.type in NUMBERS or action.dest == "out":
+    if action.nargs == 0 or action.choices or action.dest == "out":
         return False
-    return action.type in (Path, arguments.folder) or action.dest not in TEXTS
+    return action.type in (Path, arguments.folder) or (action.type in (None, str) and action.dest not in TEXTS)
 
 
 FILES = [a for a in EVERY if names_file(a)]
@@ -137,13 +141,17 @@ def valid(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     fit = ["classify", "fit", str(folder / "store"), *common[:2], "--method", "zero_shot", "--out", str(head)]
     assert main(fit) == 0
     np.save(folder / "relevance.npy", np.eye(len([clip for clip in clips if clip.split == "test"])))
-    (folder / "config.yaml").write_text(f"data: {{manifest: {manifest}, store: {folder / 'store'}}}\n")
+    (folder / "config.yaml").write_text(
+        f"data: {{manifest: {manifest}, store: {folder / 'store'}}}\ntrain: {{batch_size: 2}}\n"
+    )
     (folder / "classes.txt").write_text("a\nb\n")
     (folder / "templates.txt").write_text("a {}\n")
     (folder / "descriptions.json").write_text(json.dumps({"a": ["one"], "b": ["two"]}))
     (folder / "bank.txt").write_text("a caption\n")
+    (folder / "arrays").mkdir()
+    np.save(folder / "arrays" / "clip.npy", np.ones((2, 4), np.float32))
     film = clips[0].path
-    found = {name: folder / name for name in ("checkpoint", "store")}
+    found = {name: folder / name for name in ("arrays", "checkpoint", "store")}
     found |= dict.fromkeys(("stores",), folder / "store") | dict.fromkeys(("first", "second"), folder / "run")
     found |= dict.fromkeys(("config", "configs", "on"), folder / "config.yaml")
     found |= {"checkpoints": folder / "checkpoint", "manifest": manifest, "source": manifest, "annotations": manifest}
@@ -157,17 +165,12 @@ def valid(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def value_of(argument: Argument, valid: dict[str, Path], out: Path) -> str:
     """A value that works, or for an argument that nobody knows here a path that does not exist."""
     action = argument.action
-    if action.dest == "out":
-        return str(out)
     if action.choices:
         return str(next(iter(action.choices)))
-    if action.dest == "model":
-        return "tiny"
     if not names_file(argument):
-        return SMALL.get(action.dest) or TEXTS.get(action.dest, "1")
-    if argument.words == ("blend",):
-        return str(valid["checkpoint"])
-    return str(valid.get(action.dest, out.parent / "absent"))
+        return str(out) if action.dest == "out" else SMALL.get(action.dest) or TEXTS.get(action.dest, "1")
+    name = INSTEAD.get((argument.words[0], action.dest), action.dest)
+    return "tiny" if name == "model" else str(valid.get(name, out.parent / "absent"))
 
 
 def command(tested: Argument, value: str, valid: dict[str, Path], out: Path) -> list[str]:
@@ -186,8 +189,8 @@ def command(tested: Argument, value: str, valid: dict[str, Path], out: Path) -> 
     return [*before, *after] if len(after) else before
 
 
-def refused(capsys: pytest.CaptureFixture[str], line: list[str], path: Path) -> None:
-    """Run a command that must fail: a status, one or two sentences with the path, no traceback."""
+def refused(capsys: pytest.CaptureFixture[str], line: list[str], *paths: Path) -> None:
+    """Run a command that must fail: a status, one or two sentences with a path, no traceback."""
     capsys.readouterr()
     try:
         code: object = main(line)
@@ -197,7 +200,7 @@ def refused(capsys: pytest.CaptureFixture[str], line: list[str], path: Path) -> 
     assert code, f"{line} worked: {out}"
     last = err[err.rfind("error: ") :].strip()
     assert "Traceback" not in err and LAST_RESORT not in err, (line, err)
-    assert path.name in last, (line, err)
+    assert any(path.name in last for path in paths), (line, err)
     assert last.startswith("error: ") and len(last) < 1500 and last.count("\n") < 12, (line, err)
     assert all(one.isprintable() for one in last.split("\n")), (line, err)
 
@@ -267,5 +270,6 @@ def test_outputs_below_a_file(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "hostile").write_text("a file, not a folder")
     out = tmp_path / "hostile" / "out"
-    refused(capsys, command(argument, str(out), valid, out), tmp_path / "hostile")
+    source = (valid["file"],) if argument.words == ("convert",) else ()  # which is nobody's checkpoint
+    refused(capsys, command(argument, str(out), valid, out), tmp_path / "hostile", *source)
     assert (tmp_path / "hostile").read_text() == "a file, not a folder"
