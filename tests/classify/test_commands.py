@@ -193,9 +193,9 @@ def test_wrong_backbones_and_class_lists_are_told(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "there is no such classifier"),
-        (b"no tensors", "cannot be read as a classifier"),
-        ("other", "is no classifier"),
+        (None, "no such file. Make one with"),
+        (b"no tensors", "is not a classifier that can be read"),
+        ("other", "is not a classifier of"),
     ],
 )
 def test_what_is_no_head_is_told(tmp_path: Path, content: object, message: str) -> None:

@@ -86,9 +86,10 @@ def _eval(args: argparse.Namespace) -> None:
         protocol.check(split, [clip for clip in read_manifest(args.manifest) if clip.split == split], args.manifest)
     clips = _of_split(args, everything, split) if split else apart(heads, everything)
     other, sentences = None, heads[0].sentences
+    classes = _classes(args, clips)
+    said = _sentences(args, classes)  # read in any case: a wrong file should not go unnoticed
     if args.transfer:
-        said = _sentences(args, _classes(args, clips))
-        other, sentences = Other(_classes(args, clips), said), said.label()
+        other, sentences = Other(classes, said), said.label()
     readers = [Reader(store, head.model(trust=args.trust)) for head, store in zip(heads, stores, strict=True)]
     tuning = _of_split(args, everything, args.weigh_on) if args.weigh_on else []
     judged = judge_together(heads, readers, clips, views_of(args.clips, args.crops), other, tuning)
