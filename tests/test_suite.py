@@ -43,27 +43,23 @@ def suite(pytester: pytest.Pytester) -> pytest.Pytester:
     [
         ([], {"fast"}),
         (["-m", "slow"], {"slow", "ray"}),
-        (["-m", "slow or not slow"], {"fast", "slow", "ray"}),
-        (["test_it.py::test_slow"], {"slow"}),
         (["test_it.py::test_ray", "test_it.py::test_fast"], {"fast", "ray"}),
     ],
 )
 def test_slow_tests_run_only_when_they_are_chosen(
-    suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, arguments: list[str], ran: set[str]
+    suite: pytest.Pytester,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    ran: set[str],
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     passed, _, failed = suite.inline_run(*arguments).listoutcomes()
     assert {report.nodeid.split("::test_")[1] for report in passed} == ran
     assert not failed
-
-
-def test_what_was_left_out_is_said(suite: pytest.Pytester) -> None:
-    suite.runpytest().stdout.fnmatch_lines(
-        [
-            "2 slow tests were not run; run them with: pytest -m slow",
-            "1 gpu test was not run; run it with: pytest -m gpu",
-        ]
-    )
+    said = capsys.readouterr().out
+    assert ("2 slow tests were not run; run them with: pytest -m slow" in said) == (not arguments)
+    assert ("1 gpu test was not run; run it with: pytest -m gpu" in said) == (not arguments)
 
 
 def test_tests_import_helpers_and_no_other_tests() -> None:

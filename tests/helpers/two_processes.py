@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -23,21 +24,23 @@ def gradients_of(task: ContrastiveTask) -> Gradients:
     return {n: p.grad for n, p in task.named_parameters() if p.grad is not None}
 
 
-def _one_of_two(rank: int, folder: str, works: Sequence[Work]) -> None:
+def _one_of_two(rank: int, folder: str, works: Mapping[str, Work]) -> None:
+    # Accelerate joins the group that is there when it finds what a launcher would have set.
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="localhost", MASTER_PORT="0")
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     torch.set_num_threads(1)
-    torch.save({work.__module__: work(rank) for work in works}, f"{folder}/found{rank}.pt")
+    torch.save({name: work(rank) for name, work in works.items()}, f"{folder}/found{rank}.pt")
     dist.destroy_process_group()
 
 
-def in_two(folder: Path, works: Sequence[Work]) -> OfTwo:
-    """Return by its module what each ``work(rank)``, a function of a module, gives in each of the same two processes.
+def in_two(folder: Path, works: Mapping[str, Work]) -> OfTwo:
+    """Return by its name what each ``work(rank)``, a function of a module, gives in each of the same two processes.
 
     Starting two processes takes longer than most works, hence all works at once.
     """
-    mp.start_processes(_one_of_two, (str(folder), works), nprocs=2, start_method="spawn")
+    mp.start_processes(_one_of_two, (str(folder), dict(works)), nprocs=2, start_method="spawn")
     found = [torch.load(folder / f"found{rank}.pt", weights_only=True) for rank in range(2)]
-    return {work.__module__: [each[work.__module__] for each in found] for work in works}
+    return {name: [each[name] for each in found] for name in works}
 
 
 def check(found: Gradients, expected: Gradients) -> None:

@@ -31,11 +31,11 @@ ROOT = Path(__file__).parents[2]
 CHOICE = FrameChoice(frames=12)
 
 
-@pytest.fixture(scope="module")
-def one_process(shapes: Path, tiny: OpenClip, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("one") / "s"
-    cache_features(read_manifest(shapes), folder, tiny, CHOICE, workers=0)
-    return folder
+@pytest.fixture
+def one_process(shapes_store: FeatureStore) -> Path:
+    """Name the store that one process has made with the same choice of frames."""
+    assert shapes_store.recipe.frames == CHOICE.frames
+    return shapes_store.folder
 
 
 @pytest.mark.slow
@@ -60,7 +60,7 @@ def test_two_processes_give_the_store_of_one(shapes: Path, one_process: Path, tm
     assert f"0 clips cached now, {len(theirs)} already present, 0 failed now, 1 failed before" in again.stdout
 
 
-@pytest.mark.parametrize("size", [1, 5, 16, 1000])
+@pytest.mark.parametrize("size", [5, 1000, *(pytest.param(size, marks=pytest.mark.slow) for size in (1, 16))])
 def test_batches_across_videos_give_the_same_features(
     shapes: Path, one_process: Path, tiny: OpenClip, tmp_path: Path, size: int
 ) -> None:

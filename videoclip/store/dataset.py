@@ -7,7 +7,6 @@ processes see the same.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -24,6 +23,7 @@ from videoclip.layers import masked_mean
 from videoclip.store import FeatureStore
 from videoclip.store.source import PixelSource, Source
 from videoclip.store.sources import is_outdated
+from videoclip.video.isolation import METHOD, prepare
 
 T = TypeVar("T")
 
@@ -301,9 +301,9 @@ def ahead(dataset: Dataset[T], numbers: Sequence[int], workers: int) -> Iterator
     if not workers:
         yield from (dataset[number] for number in numbers)
         return
-    context = "forkserver" if sys.platform != "win32" else "spawn"
+    prepare()  # or each worker would import torch anew
     yield from DataLoader(
-        dataset, batch_size=None, sampler=numbers, num_workers=workers, multiprocessing_context=context
+        dataset, batch_size=None, sampler=numbers, num_workers=workers, multiprocessing_context=METHOD
     )
 
 
