@@ -108,16 +108,13 @@ def cache_features(
 ) -> Summary:
     """Cache frame features of clips and text features of their captions; resumes where an earlier run stopped.
 
-    In an ``accelerate launch`` all processes call it and share the work. Workers are processes of their own, so a
-    script that calls it needs the usual ``if __name__ == "__main__":``.
+    All processes of an ``accelerate launch`` share the work. A calling script needs ``if __name__ == "__main__":``.
 
     Args:
         clips: what to cache; those that the store has of the same stretch of the same file are skipped.
         folder: the store, new or made by the same recipe.
         precision: of the image tower; ``auto`` keeps an existing store's, else fp16 on a GPU and fp32 on a CPU.
-        resize: ``pillow`` gives open_clip's own pixels to the bit, ``fast`` within 2 gray levels.
-        pixel_shape: ``square`` shows anamorphic video as a player does, ``stored`` takes its pixels for square ones;
-            when not given, an existing store's, else ``square``.
+        resize, pixel_shape: see ``Preprocess``; a shape that is not given is an existing store's, else ``square``.
         extras: what else to store.
         broken: whether short and damaged files are kept, with that status, or refused.
         retry_failed: try clips again that failed before; a string, those whose stage and reason hold it.
@@ -133,8 +130,7 @@ def cache_features(
         DataError: two clips have one id.
     """
     began, folder, launch = time.monotonic(), Path(folder), join_launch()
-    pixel_shape = pixel_shape or _pixel_shape(folder)
-    preprocess = replace(backbone.preprocess, resize=resize, pixel_shape=pixel_shape)
+    preprocess = replace(backbone.preprocess, resize=resize, pixel_shape=pixel_shape or _pixel_shape(folder))
     recipe = _recipe(folder, backbone, preprocess, choice, decoder, dtype, precision, extras or Extras())
     plan = launch.from_first("plan", lambda: _plan(clips, folder, recipe, backbone, retry_failed, push_to))
     _cache_texts(clips, folder, recipe, backbone, launch)

@@ -15,7 +15,6 @@ import numpy as np
 
 Array = np.ndarray
 MOST_UNEVEN = 8  # an aspect beyond 8:1 is an error of the file: 2:1 lenses, half-height fields and DVD stay far below
-CHROMA_IN_FULL = 0x2 | 0x2000  # FFmpeg's SWS_BILINEAR and SWS_FULL_CHR_H_INT
 
 
 class Orientation(NamedTuple):
@@ -53,18 +52,6 @@ def orientation_of(frame: Any) -> Orientation:
     if abs(b) + abs(c) > abs(a) + abs(d):
         return Orientation(True, c < 0, b < 0)
     return Orientation(False, a < 0, d < 0)
-
-
-def pixels_of(frame: Any) -> Array:
-    """Convert a decoded frame to RGB pixels (H, W, 3) on its stored grid.
-
-    Pictures of more than 8 bits pass FFmpeg's general scaler, which by default gives two neighboring pixels one color;
-    told to compute the color of each, it equals exact arithmetic to rounding (tested). Those of 8 bits pass its fast
-    converter, which repeats colors in the same way in PyAV, decord and FFmpeg's own tools.
-    """
-    deep = max(component.bits for component in frame.format.components) > 8
-    pixels: Array = frame.to_ndarray(format="rgb24", **({"interpolation": CHROMA_IN_FULL} if deep else {}))
-    return pixels
 
 
 def sane(aspect: Fraction | None) -> Fraction:
