@@ -1,12 +1,16 @@
-"""What several tests share: the tiny CLIP, a small moving-shapes data set on disk, and its store."""
+"""What several tests share, and which tests run: the slow ones only when they are asked for."""
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from tests.helpers.data import DATA, RECORDINGS
+from tests.helpers.numbered import numbered
 from videoclip.backbone import create_backbone
 from videoclip.backbone.openclip import OpenClip
 from videoclip.data.manifest import read_manifest
@@ -16,15 +20,55 @@ from videoclip.synthetic.moving_shapes import Counts, write_moving_shapes
 from videoclip.video.clip import FrameChoice
 from videoclip.video.encode import write_video
 
-SHARED = Path(__file__).parents[2] / "shared" / "data"
+pytest_plugins = ["pytester"]
+CHOSEN = ("slow", "ray", "gpu")  # markers of tests that run only when they are chosen
+NO_DATA = "data outside the repository"
+left_out = pytest.StashKey[dict[str, int]]()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what runs only when chosen, by ``-m`` or by naming the very test; skip GPU tests without a GPU."""
+    for item in items:
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+
+    if config.option.markexpr:
+        return
+    named = tuple(argument.partition("::")[2] for argument in config.args if "::" in argument)
+    dropped = {
+        item: kind
+        for item in items
+        if (kind := _chosen_kind(item)) and not item.nodeid.partition("::")[2].startswith(named)
+    }
+    config.stash[left_out] = Counter(dropped.values())
+    config.hook.pytest_deselected(items=list(dropped))
+    items[:] = [item for item in items if item not in dropped]
+
+
+def _chosen_kind(item: pytest.Item) -> str | None:
+    """Return the first of ``CHOSEN`` that marks a test."""
+    return next((name for name in CHOSEN if item.get_closest_marker(name)), None)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say what did not run and how to run it."""
+    for kind, count in config.stash.get(left_out, {}).items():
+        tests, them = ("test was", "it") if count == 1 else ("tests were", "them")
+        terminalreporter.write_line(f"{count} {kind} {tests} not run; run {them} with: pytest -m {kind}")
+    skipped = [report for report in terminalreporter.getreports("skipped") if NO_DATA in str(report.longrepr)]
+    if skipped or not RECORDINGS.is_dir():
+        recordings = "" if RECORDINGS.is_dir() else f", and the recordings of {RECORDINGS} were not compared"
+        terminalreporter.write_line(
+            f"{len(skipped)} tests were skipped for lack of {NO_DATA}{recordings}; set VIDEOCLIP_DATA to its folder"
+        )
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """Real videos; tests that need them skip without."""
-    if not SHARED.is_dir():
-        pytest.skip(f"no real videos at {SHARED}")
-    return SHARED
+    """Return the folder of real videos, annotations and features; tests that need it skip without it."""
+    if not DATA.is_dir():
+        pytest.skip(f"needs {NO_DATA}: {DATA}")
+    return DATA
 
 
 @pytest.fixture(scope="session")
@@ -47,25 +91,6 @@ def shapes_store(shapes: Path, tiny: OpenClip, tmp_path_factory: pytest.TempPath
     folder = tmp_path_factory.mktemp("store") / "store"
     cache_features(read_manifest(shapes), folder, tiny, FrameChoice(frames=12), workers=0)
     return FeatureStore(folder)
-
-
-BITS = 16
-
-
-def numbered(count: int, height: int = 64, width: int = 96, first: int = 0) -> np.ndarray:
-    """Frames (count, H, W, 3) that carry their own number as a bar code of 16 grey blocks."""
-    bits = (np.arange(first, first + count)[:, None] >> np.arange(BITS)) & 1
-    block = width // BITS
-    frames = np.full((count, height, width, 3), 128, np.uint8)
-    frames[:, :, : BITS * block] = np.repeat(np.where(bits, 235, 20), block, axis=1)[:, None, :, None]
-    return frames
-
-
-def numbers_of(frames: np.ndarray) -> list[int]:
-    """The numbers that frames made by ``numbered`` carry."""
-    block = frames.shape[2] // BITS
-    centre = frames[:, frames.shape[1] // 2, block // 2 : BITS * block : block].mean(-1)
-    return [int(((row > 128) << np.arange(BITS)).sum()) for row in centre]
 
 
 @pytest.fixture(scope="session")

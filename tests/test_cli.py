@@ -125,15 +125,17 @@ def test_cache_a_folder_twice(small_demo: Path, tmp_path: Path, capsys: pytest.C
     (tmp_path / "v" / "broken.mp4").write_text("no video")
     (tmp_path / "v" / "notes.txt").write_text("x")
     code, out, _ = run(capsys, "cache", tmp_path / "v", "--out", tmp_path / "s", "--frames", 3, "--workers", 0)
-    assert code == 0 and "4 clips cached now, 0 were there, 1 failed now" in out
-    assert "broken.mp4: cannot be opened" in out and "passed over, no videos by their names: 1 .txt" in out
+    assert code == 0 and "4 clips cached now, 0 already present, 1 failed now" in out
+    assert (
+        "broken.mp4: cannot be opened" in out and "skipped 1 files that are not videos by their names (.txt: 1)" in out
+    )
     code, out, _ = run(capsys, "cache", tmp_path / "v", "--out", tmp_path / "s", "--frames", 3)
-    assert code == 0 and "0 clips cached now, 4 were there, 0 failed now, 1 failed before (--retry-failed" in out
+    assert code == 0 and "0 clips cached now, 4 already present, 0 failed now, 1 failed before (--retry-failed" in out
 
 
 def test_errors_are_one_sentence_and_exit_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, expected in (
-        (("search", tmp_path, "x"), "is no feature store"),
+        (("search", tmp_path, "x"), "is not a feature store"),
         (("info", tmp_path / "absent.mp4"), "no such file"),
         (("info", tmp_path), "is no feature store, training run or checkpoint"),
         (("train", "demo/absent"), "no such file, and no shipped config"),

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.golden.towers import backbone_of
+from tests.helpers.backbones import backbone_of
 from videoclip.backbone import create_backbone
 from videoclip.cli import main
 from videoclip.convert import load_tuned

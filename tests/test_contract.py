@@ -42,6 +42,14 @@ ids = [f"{name}-{options}" if options else name for name, options in TEMPORAL]
 similarity_ids = [f"{name}-{options}" if options else name for name, options in SIMILARITY]
 every_temporal = pytest.mark.parametrize(("name", "options"), TEMPORAL, ids=ids)
 every_similarity = pytest.mark.parametrize(("name", "options"), SIMILARITY, ids=similarity_ids)
+# Whatever survives NaN survives other values; bfloat16 is the coarsest.
+garbage_values = pytest.mark.parametrize(
+    "garbage", [float("nan"), *(pytest.param(value, marks=pytest.mark.slow) for value in (1e4, float("inf")))]
+)
+every_dtype = pytest.mark.parametrize(
+    "dtype",
+    [torch.bfloat16, *(pytest.param(dtype, marks=pytest.mark.slow) for dtype in (torch.float16, torch.float32))],
+)
 
 MASKS = {
     "prefix": [[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 0, 0, 0, 0], [1, 1, 1, 1, 0]],
@@ -104,7 +112,7 @@ def test_the_registry_is_not_empty() -> None:
 
 
 @every_temporal
-@pytest.mark.parametrize("garbage", [1e4, float("nan"), float("inf")])
+@garbage_values
 def test_padding_changes_nothing(name: str, options: dict[str, object], video: VideoFeatures, garbage: float) -> None:
     module = encoder(name, options)
     clean, dirty = module(with_garbage(video, 0)), module(with_garbage(video, garbage))
@@ -139,7 +147,7 @@ def test_one_frame_works(name: str, options: dict[str, object]) -> None:
 
 
 @every_temporal
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@every_dtype
 def test_dtype_in_is_dtype_out(name: str, options: dict[str, object], video: VideoFeatures, dtype: torch.dtype) -> None:
     module = encoder(name, options)
     exact = real(module(video))
@@ -191,7 +199,7 @@ def test_order_matters_to_temporal_encoders(name: str) -> None:
 
 
 @every_similarity
-@pytest.mark.parametrize("garbage", [1e4, float("nan"), float("inf")])
+@garbage_values
 def test_padding_changes_no_score(
     name: str, options: dict[str, object], video: VideoFeatures, text: TextFeatures, garbage: float
 ) -> None:
@@ -226,7 +234,7 @@ def test_queries_and_videos_are_independent(
 
 
 @every_similarity
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@every_dtype
 def test_similarity_dtype(
     name: str, options: dict[str, object], video: VideoFeatures, text: TextFeatures, dtype: torch.dtype
 ) -> None:

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "videoclip"
 FLOORS = {
-    1: "errors files features layers registry config loss metrics video data",
+    1: "errors limits escape files scratch features layers registry config loss metrics video data",
     2: "backbone temporal similarity",
     3: "tuning store classifier",
     4: "model convert",

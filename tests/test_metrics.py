@@ -161,7 +161,7 @@ def test_graded_relevance_in_both_directions() -> None:
     metrics = retrieval_metrics(scores, [0, 1], relevance=relevance)
     assert metrics["text_to_video/nDCG"] < 100 and metrics["text_to_video/mAP"] == 100
     assert metrics["video_to_text/mAP"] == 100
-    with pytest.raises(DataError, match=r"at least 0 and \(texts, videos\) = \(2, 2\); it is \(2, 1\)"):
+    with pytest.raises(DataError, match=r"\(texts, videos\) = \(2, 2\); it is float64 \(2, 1\)"):
         retrieval_metrics(scores, [0, 1], relevance=np.zeros((2, 1)))
 
 

@@ -67,4 +67,7 @@ def test_files_in_commands_exist() -> None:
 
 def test_the_two_commands_of_the_first_ten_minutes() -> None:
     assert blocks("")[0] == 'pip install -e . && videoclip demo\npip install -e ".[dev]" && pytest\n'
-    assert "\npytest\n" in (ROOT / ".ci" / "run").read_text() and '-e ".[dev]"' in (ROOT / ".ci" / "run").read_text()
+    assert (
+        "\npytest\npytest -m slow\n" in (ROOT / ".ci" / "run").read_text()
+        and '-e ".[dev]"' in (ROOT / ".ci" / "run").read_text()
+    )

@@ -22,17 +22,19 @@ from typing import Any
 
 import numpy as np
 
+from videoclip.cli.arguments import count as a_count
+
 SIZES = {"240p": (320, 240, "300k"), "720p": (1280, 720, "2500k"), "1080p": (1920, 1080, "5M")}
 GROUPS = (12, 48, 250)
 FRAMES = 12
 
 
-def make_clips(folder: Path, count: int) -> list[Path]:
+def make_clips(folder: Path, clips: int) -> list[Path]:
     """Ten seconds at 30 frames a second, with B-frames; nine encodings, the other files are copies of them."""
     from videoclip.video.encode import write_video
 
     paths = []
-    for number in range(count):
+    for number in range(clips):
         name, (width, height, rate) = list(SIZES.items())[number % 3]
         group = GROUPS[number // 3 % 3]
         path = folder / "clips" / f"{number:02d}-{name}-gop{group}.mp4"
@@ -191,8 +193,8 @@ def main() -> None:
     """Alternate all ways, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("bench"))
-    parser.add_argument("--clips", type=int, default=60)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--clips", type=a_count, default=60)
+    parser.add_argument("--rounds", type=a_count, default=3)
     parser.add_argument("--models", nargs="+", default=["tiny", "ViT-B-32"])
     parser.add_argument("--one", nargs=2, metavar=("WAY", "MODEL"), help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -18,6 +18,7 @@ import psutil
 import torch
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 
+from videoclip.cli.arguments import count
 from videoclip.store import FeatureStore
 from videoclip.store.dataset import StoredClips
 from videoclip.store.recipe import Recipe, create_description
@@ -76,8 +77,8 @@ def main() -> None:
     """Write once, read in turn, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("bench_read"))
-    parser.add_argument("--clips", type=int, default=50_000)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--clips", type=count, default=50_000)
+    parser.add_argument("--rounds", type=count, default=3)
     args = parser.parse_args()
     if not (args.folder / "bare.npy").exists():
         args.folder.mkdir(parents=True, exist_ok=True)

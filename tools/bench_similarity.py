@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor
 from videoclip import registry
 from videoclip.compare.cost import in_fresh_process, made_up, time_and_memory
 from videoclip.features import TextFeatures, VideoFeatures
+from videoclip.files import make_place, replace_text
 from videoclip.similarity import Similarity, words_of
 
 Direct = Callable[[Any, TextFeatures, VideoFeatures], Tensor]
@@ -156,7 +158,7 @@ def main() -> None:
     """Measure every row and print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", default=list(ROWS), help="similarities (default: all)")
-    parser.add_argument("--json", help="also write the figures there")
+    parser.add_argument("--json", type=Path, help="also write the figures there")
     args = parser.parse_args()
     figures = {}
     print("| similarity | ms | MiB | direct ms | direct MiB | times faster | products ms | largest difference |")
@@ -169,8 +171,7 @@ def main() -> None:
         figures[name] = {kind: values[:3] for kind, values in found.items()}
         print(_line(name, found), flush=True)
     if args.json:
-        with open(args.json, "w") as file:
-            json.dump(figures, file, indent=2)
+        replace_text(make_place(args.json), json.dumps(figures, indent=2) + "\n")
 
 
 def _line(name: str, found: dict[str, tuple[float, float, int, Tensor]]) -> str:

@@ -21,6 +21,7 @@ from rich.progress import track
 from safetensors.torch import save_file
 
 from videoclip.backbone import Backbone, create_backbone
+from videoclip.cli.arguments import count
 from videoclip.config import RunConfig
 from videoclip.data.manifest import Clip, write_manifest
 from videoclip.store.dataset import ahead
@@ -70,8 +71,8 @@ def main() -> None:
     """Write once, take turns, print both."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("bench_training"))
-    parser.add_argument("--clips", type=int, default=10_000)
-    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--clips", type=count, default=10_000)
+    parser.add_argument("--steps", type=count, default=30)
     args = parser.parse_args()
     if not (args.folder / "manifest.jsonl").exists():
         write_backbone(args.folder / "clip")

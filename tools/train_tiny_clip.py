@@ -20,6 +20,7 @@ from rich.progress import track
 from safetensors.torch import save_file
 
 from videoclip.backbone.openclip import OpenClip, default_vocabulary
+from videoclip.cli.arguments import count, positive, seed
 from videoclip.synthetic import stills
 
 VOCABULARY = 4096
@@ -109,10 +110,10 @@ def main() -> None:
     """Train, measure, save as half-precision safetensors."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--steps", type=int, default=1400)
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=count, default=1400)
+    parser.add_argument("--batch", type=count, default=128)
+    parser.add_argument("--lr", type=positive, default=2e-3)
+    parser.add_argument("--seed", type=seed, default=0)
     args = parser.parse_args()
     torch.manual_seed(args.seed)
     write_architecture(args.out)

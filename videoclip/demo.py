@@ -14,8 +14,8 @@ from rich.table import Table
 from videoclip.backbone import create_backbone
 from videoclip.config import ModelConfig, RunConfig, load_config
 from videoclip.data.manifest import Clip, of_split, read_manifest
-from videoclip.errors import DataError
-from videoclip.files import replace_text
+from videoclip.errors import DataError, printable
+from videoclip.files import make_folder, replace_text
 from videoclip.metrics import with_interval
 from videoclip.model import build_model, load_model
 from videoclip.retrieval.report import Example, write_report
@@ -30,7 +30,7 @@ from videoclip.retrieval.runs import (
 )
 from videoclip.store import FeatureStore
 from videoclip.store.extract import Extras, cache_features
-from videoclip.synthetic.moving_shapes import FRAMES, seed_of, write_moving_shapes
+from videoclip.synthetic.moving_shapes import FRAMES, MANIFESTS, seed_of, write_moving_shapes
 from videoclip.training.evaluate import Evaluation, evaluate
 from videoclip.training.loop import train
 from videoclip.training.processes import main_first
@@ -47,10 +47,18 @@ def prepare_data(config: RunConfig, seed: int = 0) -> None:
 
     Args:
         seed: of the videos. It is not the run's: several seeds of a run share their data.
+
+    Raises:
+        DataError: the manifest is not one that would be made, or its folder contains something else.
     """
     if config.data.synthetic is None or config.data.store is None:
         return
     manifest = config.data.manifest
+    if manifest.name not in MANIFESTS:
+        raise DataError(
+            f"data.synthetic makes {' and '.join(MANIFESTS)}, not {manifest}: correct data.manifest, or set "
+            "data.synthetic to null to train on your own data."
+        )
     with main_first():
         if seed_of(manifest.parent) is None:
             write_moving_shapes(manifest.parent, seed)
@@ -92,8 +100,10 @@ def run_demo(out: Path, seed: int = 0) -> dict[str, Any]:
     _report(out, results, store, clips)
     best = max(rows, key=lambda row: row["twins"]["text_to_video/R@1"])["name"]
     query = of_split(clips, "test", out)[0].captions[0]
-    console.print(f"{results['seconds']:.0f} s in all. Look at {out / 'report.html'}; search with")
-    console.print(f'  videoclip search {out / "store"} "{query}" --checkpoint {out / "runs" / best}', highlight=False)
+    show = [f"{results['seconds']:.0f} s in all. Look at {out / 'report.html'}; search with"]
+    show += [f'  videoclip search {out / "store"} "{query}" --checkpoint {out / "runs" / best}']
+    for line in show:  # a folder's name is not markup
+        console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
     return results
 
 
@@ -101,6 +111,7 @@ def _config(name: str, out: Path, seed: int) -> RunConfig:
     overrides = [
         f"data.manifest={out / 'videos' / 'manifest.jsonl'}",
         f"data.store={out / 'store'}",
+        "data.synthetic=moving_shapes",  # other places turn the making off unless it is asked for
         f"train.seed={seed}",
     ]
     return load_config(f"demo/{name}", overrides)
@@ -121,7 +132,7 @@ def _row(name: str, tests: dict[str, Any], parameters: int, seconds: float) -> d
 def _rerank(out: Path, store: FeatureStore, clips: Sequence[Clip]) -> dict[str, dict[str, float]]:
     """Re-rank the trained mean model's run with the plain backbone's best frame, through run files as a user would."""
     folder = out / "rerank"
-    folder.mkdir(exist_ok=True)
+    make_folder(folder)
     write_evaluation(_evaluate_run(out, "mean", store, clips), folder, "mean")
     before, qrels = read_run(folder / "mean.run"), read_qrels(folder / "mean.qrels")
     after = rerank(before, read_queries(folder / "mean.queries.tsv"), store, create_backbone("tiny"))

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from videoclip.errors import VideoclipError
+from videoclip.errors import CheckpointError, VideoclipError
+from videoclip.files import read_text, reading
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -27,7 +25,7 @@ def describe(path: Path) -> dict[str, Any]:
         return _checkpoint(path)
     if (path / "metrics.jsonl").is_file():
         return _run(path)
-    raise VideoclipError(f"{path} is no feature store, training run or checkpoint.")
+    raise VideoclipError(f"{path} is not a feature store, training run or checkpoint.")
 
 
 def _video(path: Path) -> dict[str, Any]:
@@ -35,10 +33,15 @@ def _video(path: Path) -> dict[str, Any]:
 
     found = probe(path)
     span = float(found.times[-1] - found.times[0])
+    (high, wide), (height, width), aspect = found.size, found.shown_size, found.aspect
     return {
         "video": str(path),
         "container": found.container,
         "codec": found.codec,
+        "picture": f"{width}x{height}" + ("" if (wide, high) == (width, height) else f", stored as {wide}x{high}"),
+        "pixel shape": "square" if aspect == 1 else f"{aspect.numerator}:{aspect.denominator}",
+        "orientation": str(found.orientation),
+        "scan": "interlaced (two fields in each picture, not separated)" if found.interlaced else "progressive",
         "frames": len(found.times),
         "shown": f"{found.times[0]:.3f} to {found.times[-1]:.3f} s",
         "file claims": f"{found.duration:.3f} s" if found.duration else "nothing about its duration",
@@ -73,17 +76,22 @@ def _store(path: Path) -> dict[str, Any]:
 def _checkpoint(path: Path) -> dict[str, Any]:
     from safetensors import safe_open
 
-    with safe_open(path / "model.safetensors", "pt") as file:
+    from videoclip.model import read_checkpoint_config
+
+    config = read_checkpoint_config(path)
+    weights = path / "model.safetensors"
+    with reading(weights, "a file of weights", CheckpointError), safe_open(weights, "pt") as file:
         names = list(file.keys())
         numbers = sum(file.get_tensor(name).numel() for name in names)
-    config = yaml.safe_load((path / "config.yaml").read_text())
     return {"checkpoint": str(path), **config, "tensors": len(names), "numbers": numbers}
 
 
 def _run(path: Path) -> dict[str, Any]:
-    lines = (path / "metrics.jsonl").read_text().splitlines()
+    from videoclip.training.run import read_report
+
+    lines = read_text(path / "metrics.jsonl", CheckpointError).split("\n")
     facts: dict[str, Any] = {"training run": str(path), "steps": sum('"loss"' in line for line in lines)}
     report = path / "report.json"
     if report.is_file():
-        return facts | json.loads(report.read_text())
-    return facts | {"state": "not finished; `videoclip train CONFIG --out ... --resume` goes on"}
+        return facts | read_report(report)
+    return facts | {"state": "not finished; `videoclip train CONFIG --out ... --resume` continues it"}

@@ -16,11 +16,15 @@ class VideoclipError(Exception):
 
 
 class ConfigError(VideoclipError):
-    """A configuration is wrong; ``problems`` lists every mistake, each with its dotted key."""
+    """A configuration is wrong; ``problems`` lists every mistake, each with its dotted key.
 
-    def __init__(self, source: str, problems: Sequence[str]) -> None:
+    Without ``problems`` the first argument is the whole sentence: the file cannot be read at all.
+    """
+
+    def __init__(self, source: str, problems: Sequence[str] = ()) -> None:
         self.problems = list(problems)
-        super().__init__("\n".join([f"{source} has {len(self.problems)} mistake(s):", *map("  {}".format, problems)]))
+        head = f"{source} has {len(self.problems)} mistake(s):" if problems else source
+        super().__init__("\n".join([head, *map("  {}".format, problems)]))
 
 
 class BackboneError(VideoclipError):
@@ -68,3 +72,8 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def printable_lines(text: str) -> str:
+    """Return several lines, each as ``printable`` leaves it."""
+    return "\n".join(map(printable, text.split("\n")))

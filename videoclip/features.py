@@ -5,14 +5,27 @@ Shapes: B videos, Q texts, T frames, L words, D joint width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from videoclip.errors import DataError
 from videoclip.layers import gathered
+
+
+def as_texts(texts: str | Sequence[str]) -> list[str]:
+    """Return texts as a list; a single string is one text, not a list of letters.
+
+    Raises:
+        DataError: something in it is not a string.
+    """
+    listed = [texts] if isinstance(texts, str) or not isinstance(texts, Iterable) else list(texts)
+    if wrong := [type(text).__name__ for text in listed if not isinstance(text, str)]:
+        raise DataError(f"Texts must be strings, but {len(wrong)} of {len(listed)} are not ({wrong[0]}).")
+    return listed
 
 
 @dataclass(frozen=True)

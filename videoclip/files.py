@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import hashlib
 import json
 import os
@@ -190,6 +191,19 @@ def make_folder(path: Path) -> Path:
     """
     with writing(path):
         path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def make_place(path: Path) -> Path:
+    """Create the folder that a file will be written to, with its parents, and return the file's path.
+
+    Raises:
+        VideoclipError: the folder cannot be made, or ``path`` itself is a folder.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     return path
 
 

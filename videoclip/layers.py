@@ -5,12 +5,19 @@ Shapes: B videos, Q texts, T frames, D joint width.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.utils.rnn import PackedSequence
+
+Recurrent = nn.LSTM | nn.GRU | nn.RNN
+Steps = TypeVar("Steps", Tensor, PackedSequence)
 
 MASKED = -1e6  # the CLIP4Clip family's additive key mask; finite, so a row without any real key stays finite
 
@@ -146,6 +153,56 @@ def encoder_stack(width: int, layers: int, heads: int, feedforward: int, dropout
     """torch's standard encoder (LayerNorm after each residual, ReLU), batch first, with a final LayerNorm."""
     layer = nn.TransformerEncoderLayer(width, heads, feedforward, dropout, batch_first=True)
     return nn.TransformerEncoder(layer, layers, nn.LayerNorm(width), enable_nested_tensor=False)
+
+
+def recur(network: Recurrent, steps: Steps, parameters: Mapping[str, Tensor] | None = None) -> Steps:
+    """Return the outputs of a recurrent network, in float32 inside where the hardware lacks its kernel.
+
+    A processor without AVX-512 has none for an LSTM in bfloat16 or float16. Every recurrent network of this package
+    runs through here.
+
+    Args:
+        network: built with ``batch_first``.
+        steps: inputs (B, T, D), or packed ones.
+        parameters: values to take the place of the network's own, by their names there.
+
+    Returns:
+        The output of every step, packed as ``steps`` are and of their dtype.
+    """
+    device, dtype = steps.data.device.type, steps.data.dtype
+    mixed = torch.is_autocast_enabled(device)
+    precision = torch.get_autocast_dtype(device) if mixed else dtype
+    kind = type(network)
+    if precision.itemsize >= 4 or has_kernel(kind, device, precision, mixed):  # type: ignore[arg-type] # it is hashable
+        states = functional_call(network, dict(parameters or {}), (steps,))[0]
+    else:
+        whole = {name: p.float() for name, p in (parameters or dict(network.named_parameters())).items()}
+        with torch.autocast(device, enabled=False):
+            states = functional_call(network, whole, (steps.to(torch.float32),))[0]
+
+    outputs: Steps = states.to(dtype)
+    return outputs
+
+
+@functools.cache
+def has_kernel(network: type[Recurrent], device: str, dtype: torch.dtype, mixed: bool) -> bool:
+    """Try whether this machine trains a kind of recurrent network in a precision.
+
+    Args:
+        network: ``nn.LSTM``, ``nn.GRU`` or ``nn.RNN``.
+        device: type of the device.
+        dtype: reduced precision.
+        mixed: float32 under autocast to it, rather than weights and inputs of that dtype.
+    """
+    own = torch.float32 if mixed else dtype
+    with torch.inference_mode(False), torch.random.fork_rng(devices=[]):  # initial values draw random numbers
+        trial = network(8, 8, batch_first=True).to(device, own)
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device, dtype, enabled=mixed):
+        try:
+            trial(torch.zeros(1, 2, 8, device=device, dtype=own))[0].sum().backward()
+        except RuntimeError:
+            return False
+    return True
 
 
 def initialise(module: nn.Module) -> None:

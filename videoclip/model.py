@@ -9,12 +9,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-import yaml
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import load_file
+from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
 from videoclip import config as configs
@@ -23,19 +24,22 @@ from videoclip.backbone import Backbone, create_backbone, reopen_backbone
 from videoclip.backbone.transform import chosen_transform
 from videoclip.backbone.walk import Tower, walk_image, walk_text
 from videoclip.config import BackboneConfig, Component, ModelConfig
-from videoclip.errors import BackboneError, CheckpointError
-from videoclip.features import TextFeatures, VideoFeatures, VideoPixels
+from videoclip.errors import BackboneError, CheckpointError, DataError, printable
+from videoclip.features import TextFeatures, VideoFeatures, VideoPixels, as_texts
+from videoclip.files import make_folder, parse_yaml, read_yaml, reading, replace_text, replacing
 from videoclip.similarity import Similarity
+from videoclip.store import FeatureStore
 from videoclip.store.extract import read_clips
 from videoclip.temporal import TemporalEncoder
 from videoclip.tuning import Tuning
 from videoclip.video.clip import FrameChoice, load_clip
 
-if TYPE_CHECKING:
-    from videoclip.store import FeatureStore
-
+WEIGHTS, CONFIG = "model.safetensors", "config.yaml"  # the files of a checkpoint
 MAX_LOGIT_SCALE = math.log(100)  # CLIP's own bound
+LISTED = 8  # wrong parameters that a message names
 VIDEOS_AT_ONCE = 64  # rounding depends on it, so everything that encodes a gallery takes the same
+
+Videos = VideoFeatures | VideoPixels | FeatureStore | str | Path | Sequence[str | Path]
 
 
 class VideoTextModel(nn.Module):
@@ -71,10 +75,14 @@ class VideoTextModel(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(logit_scale), requires_grad=similarity.scale_logits)
         self.pretrained: frozenset[str] = frozenset()  # names of the weights that the towers were loaded with
 
-    def encode_video(self, video: VideoFeatures | VideoPixels | FeatureStore | Sequence[str | Path]) -> VideoFeatures:
-        """Frames after the temporal encoder: of plain frames, pixels, a whole store, or files that are decoded now.
+    def encode_video(self, video: Videos) -> VideoFeatures:
+        """Return frames (B, T, D) after the temporal encoder.
+
+        Args:
+            video: plain frames, pixels, a whole store, or one or several files, which are decoded now.
 
         Raises:
+            DataError: it is none of these, or an empty list.
             DecodeError: a file cannot be read.
             StoreError: the store was made with another backbone, or lacks the pixels that a tuned tower needs.
         """
@@ -83,12 +91,13 @@ class VideoTextModel(nn.Module):
         if isinstance(video, VideoFeatures):
             encoded: VideoFeatures = self.temporal(video)
             return encoded
-        if isinstance(video, Sequence):
-            parts = [video[i : i + VIDEOS_AT_ONCE] for i in range(0, len(video), VIDEOS_AT_ONCE)]
-            found = [self.encode_video(self._read_files(part)) for part in parts]
-            return VideoFeatures.cat(found)
-        video.check_backbone(self._towers())
-        return self.encode_store(video, video.ids)
+        if isinstance(video, FeatureStore):
+            video.check_backbone(self._towers())
+            return self.encode_store(video, video.ids)
+
+        paths = _paths(video)
+        parts = [paths[i : i + VIDEOS_AT_ONCE] for i in range(0, len(paths), VIDEOS_AT_ONCE)]
+        return VideoFeatures.cat([self.encode_video(self._read_files(part)) for part in parts])
 
     def encode_pixels(self, video: VideoPixels) -> VideoFeatures:
         """Plain frames through the image tower and what is trained inside it.
@@ -141,21 +150,30 @@ class VideoTextModel(nn.Module):
         read = store.pixels if self.config.live_images else store.features
         return self.encode_video(read(ids, self.config.frames).to(self.logit_scale.device))
 
-    def encode_text(self, texts: Sequence[str] | Tensor) -> TextFeatures:
-        """Embeddings of Q texts or of their tokens (Q, L)."""
+    def encode_text(self, texts: str | Sequence[str] | Tensor) -> TextFeatures:
+        """Return embeddings of Q texts, of one, or of tokens (Q, L).
+
+        Raises:
+            DataError: something among the texts is not a string.
+        """
         towers = self._towers()
-        tokens = (texts if isinstance(texts, Tensor) else towers.tokenize(texts)).to(self.logit_scale.device)
+        tokens = texts if isinstance(texts, Tensor) else towers.tokenize(as_texts(texts))
+        tokens = tokens.to(self.logit_scale.device)
         words = self.similarity.needs_words
         tunings = walking(self.text_tuning)
         return walk_text(tunings[0].tower, tokens, tunings, words) if tunings else towers.encode_text(tokens, words)
 
     @torch.no_grad()
-    def score(
-        self,
-        text: Sequence[str] | TextFeatures,
-        video: VideoFeatures | VideoPixels | FeatureStore | Sequence[str | Path],
-    ) -> Tensor:
-        """Scores (Q, B) in cosine units, without gradients, of any memory size; see ``encode_video`` for videos."""
+    def score(self, text: str | Sequence[str] | Tensor | TextFeatures, video: Videos) -> Tensor:
+        """Return scores (Q, B) in cosine units, without gradients, of any memory size.
+
+        Args:
+            text: one or several texts, their tokens (Q, L), or their features.
+            video: see ``encode_video``.
+
+        Raises:
+            VideoclipError: see ``encode_text`` and ``encode_video``.
+        """
         features = text if isinstance(text, TextFeatures) else self.encode_text(text)
         return self.similarity(features, self.encode_video(video))
 
@@ -184,15 +202,26 @@ class VideoTextModel(nn.Module):
         return {n: t for n, t in state.items() if n in names or not n.startswith("backbone.")}
 
     def save(self, folder: str | Path) -> None:
-        """Write ``model.safetensors`` (trained weights only) and ``config.yaml`` (rebuilds the model)."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(
-            {n: t.detach().contiguous().cpu() for n, t in self.trained().items()},
-            folder / "model.safetensors",
-        )
-        fingerprint = f"fingerprint: {self._towers().fingerprint}\n"
-        (folder / "config.yaml").write_text(configs.dump(self.config) + fingerprint)
+        """Write ``model.safetensors`` (trained weights only) and ``config.yaml`` (rebuilds the model).
+
+        Whenever the process is killed, the folder holds the former checkpoint or the new one, whole.
+
+        Raises:
+            StoreError: a file cannot be written.
+        """
+        folder = make_folder(Path(folder))
+        weights = {name: tensor.detach().contiguous().cpu() for name, tensor in self.trained().items()}
+        config = configs.dump(self.config) + f"fingerprint: {self._towers().fingerprint}\n"
+        written = folder / CONFIG
+
+        # Two files cannot be replaced at once. So the weights carry their config, which counts where config.yaml is
+        # missing, and a config.yaml of other weights goes before these take their place: at every moment the weights
+        # and the config that counts belong together.
+        with replacing(folder / WEIGHTS) as file:
+            file.write(serialize(weights, {"config": config}))
+            if written.is_file() and written.read_bytes() != config.encode():
+                written.unlink()
+        replace_text(written, config)
 
     def _towers(self) -> Backbone:
         if self.backbone is None:
@@ -302,17 +331,21 @@ def build_head(config: ModelConfig, width: int) -> tuple[TemporalEncoder, Simila
 def load_model(folder: str | Path, backbone: Backbone | None = None) -> VideoTextModel:
     """Rebuild a saved model in evaluation mode, its weights loaded onto its backbone.
 
+    Args:
+        folder: a checkpoint, or the folder of a run, whose best epoch is meant.
+        backbone: serves when it is loaded already.
+
     Raises:
-        CheckpointError: the folder is no checkpoint, or the backbone is not the one it was trained on.
+        CheckpointError: the folder is not a checkpoint, a file of it is damaged, or the backbone is not the one it was
+            trained on.
+        ConfigError: its config has mistakes.
     """
     folder = Path(folder)
-    if (folder / "best" / "config.yaml").is_file():  # a run folder: its best epoch
+    if (folder / "best" / WEIGHTS).is_file():  # a run folder: its best epoch
         folder = folder / "best"
-    if not (folder / "config.yaml").is_file() or not (folder / "model.safetensors").is_file():
-        raise CheckpointError(f"{folder} is no checkpoint: it needs config.yaml and model.safetensors.")
-    values = yaml.safe_load((folder / "config.yaml").read_text())
+    values = read_checkpoint_config(folder)
     expected = values.pop("fingerprint")
-    config = configs.parse(values, ModelConfig, str(folder / "config.yaml"))
+    config = configs.parse(values, ModelConfig, str(folder / CONFIG))
     if (folder / config.backbone.name).is_dir():  # a converted checkpoint brings its towers along
         inside = config.backbone.model_copy(update={"name": str(folder / config.backbone.name)})
         config = config.model_copy(update={"backbone": inside})
@@ -320,20 +353,64 @@ def load_model(folder: str | Path, backbone: Backbone | None = None) -> VideoTex
     found = model._towers().fingerprint
     if found != expected:
         raise CheckpointError(f"{folder} was trained on backbone {expected}, but {config.backbone.name} is {found}.")
-    load_trained(model, load_file(folder / "model.safetensors"), str(folder))
+    with reading(folder / WEIGHTS, "a file of weights", CheckpointError):
+        weights = load_file(folder / WEIGHTS)
+    load_trained(model, weights, str(folder / WEIGHTS))
     return model.eval()
+
+
+def read_checkpoint_config(folder: Path) -> dict[str, Any]:
+    """Return the values of a checkpoint's config: ``config.yaml``, or where that is missing what its weights carry.
+
+    Raises:
+        CheckpointError: the folder is not a checkpoint, or its config cannot be read.
+    """
+    path, weights = folder / CONFIG, folder / WEIGHTS
+    if not weights.is_file():
+        raise CheckpointError(f"{folder} is not a checkpoint: it needs {CONFIG} and {WEIGHTS}.")
+    if path.exists():
+        values = read_yaml(path, CheckpointError)
+    else:
+        with reading(weights, "a file of weights", CheckpointError), safe_open(weights, "pt") as file:
+            carried = (file.metadata() or {}).get("config")
+            if carried is None:
+                raise CheckpointError(f"{folder} is not a checkpoint: {CONFIG} is missing.")
+            values = parse_yaml(carried)
+    if not isinstance(values, dict) or "fingerprint" not in values:
+        raise CheckpointError(f"{path} is not the config of a checkpoint, or is truncated: it has no fingerprint.")
+    return values
 
 
 def load_trained(model: VideoTextModel, weights: dict[str, Tensor], source: str) -> None:
     """Load what ``VideoTextModel.trained`` gave.
 
     Raises:
-        CheckpointError: listing names that are missing or left over.
+        CheckpointError: listing names that are missing, left over, or of another shape.
     """
-    wanted = set(model.trained())
-    wrong = [f"missing {n}" for n in sorted(wanted - set(weights))] + [
-        f"left over {n}" for n in sorted(set(weights) - wanted)
+    wanted = model.trained()
+    wrong = [
+        *(f"missing {name}" for name in sorted(wanted.keys() - weights.keys())),
+        *(f"left over {name}" for name in sorted(weights.keys() - wanted.keys())),
+        *(
+            f"{name} is {tuple(weights[name].shape)} instead of {tuple(wanted[name].shape)}"
+            for name in sorted(wanted.keys() & weights.keys())
+            if weights[name].shape != wanted[name].shape
+        ),
     ]
     if wrong:
-        raise CheckpointError(f"{source} does not fit the model: {', '.join(wrong)}.")
+        more = f" and {len(wrong) - LISTED} more" if len(wrong) > LISTED else ""
+        raise CheckpointError(f"{source} does not fit the model: {printable(', '.join(wrong[:LISTED]))}{more}.")
     model.load_state_dict(weights, strict=False)
+
+
+def _paths(video: Any) -> list[str | Path]:
+    """Return files as a list; a single one is a list of one."""
+    paths = [video] if isinstance(video, str | Path) else video
+    if not isinstance(paths, Sequence) or not all(isinstance(path, str | Path) for path in paths):
+        kinds = {type(path).__name__ for path in paths} if isinstance(paths, list | tuple) else {type(video).__name__}
+        raise DataError(
+            f"Videos must be paths, VideoFeatures, VideoPixels or a FeatureStore, not {', '.join(sorted(kinds))}."
+        )
+    if not paths:
+        raise DataError("The list of videos is empty: name at least one.")
+    return list(paths)

@@ -6,18 +6,20 @@ packages offer theirs through the entry-point group ``videoclip.<kind>``. No lis
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import entry_points
-from typing import Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import pydantic
 
-from videoclip.errors import ConfigError
+from videoclip.errors import ConfigError, VideoclipError
+from videoclip.limits import LARGEST, LARGEST_COUNT
 
 Kind = Literal["temporal", "similarity", "tuning", "loss", "classifier"]
 
@@ -27,7 +29,7 @@ def components(kind: Kind) -> dict[str, type[Any]]:
     """Every component of a kind by name, sorted.
 
     Raises:
-        ConfigError: two packages offer the same name.
+        ConfigError: two packages offer the same name, or one cannot be loaded.
     """
     package = importlib.import_module(f"videoclip.{kind}")
     found = {}
@@ -41,7 +43,11 @@ def components(kind: Kind) -> dict[str, type[Any]]:
             raise ConfigError(
                 f"The {kind} registry", [f"{entry.name!r} is offered twice, the second time by {entry.value}"]
             )
-        found[entry.name] = entry.load()
+        try:
+            found[entry.name] = entry.load()
+        except Exception as error:  # whatever the other package does
+            reason = f"{entry.name!r} ({entry.value}) cannot be loaded: {error}"
+            raise ConfigError(f"The {kind} registry", [reason]) from error
     return dict(sorted(found.items()))
 
 
@@ -55,7 +61,26 @@ def create(kind: Kind, name: str, options: Mapping[str, Any] | None = None, **su
     if problems:
         raise ConfigError(f"{kind} {name!r}", problems)
     component = components(kind)[name]
-    return component(**supplied, **dict(_validated(component, options or {})))
+    values = dict(_validated(component, options or {}))
+    with blaming(f"{kind} {name!r}", values):
+        return component(**supplied, **values)
+
+
+@contextlib.contextmanager
+def blaming(what: str, options: Mapping[str, Any]) -> Iterator[None]:
+    """Turn what torch or a constructor says of values that it cannot use (``heads: 0``) into a mistake of the options.
+
+    Raises:
+        ConfigError: naming the options. Errors of this package pass unchanged.
+    """
+    try:
+        yield
+    except VideoclipError:
+        raise
+    except (ValueError, TypeError, ArithmeticError, LookupError, AssertionError, RuntimeError, MemoryError) as error:
+        given = ", ".join(f"{name}={shortened(value)}" for name, value in options.items()) or "its defaults"
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(what, [f"does not work with {given}: {reason}"]) from error
 
 
 def check_component(kind: Kind, name: str, options: Mapping[str, Any], key: str) -> list[str]:
@@ -70,16 +95,41 @@ def check_component(kind: Kind, name: str, options: Mapping[str, Any], key: str)
     try:
         _validated(known[name], {n: value for n, value in options.items() if n in parameters})
     except pydantic.ValidationError as error:
-        problems += [f"{key}.{e['loc'][0]}: {e['msg']}, got {e['input']!r}" for e in error.errors()]
+        problems += [
+            f"{key}.{e['loc'][0]}: {e['msg'].removeprefix('Value error, ')}, got {shortened(e['input'])}"
+            for e in error.errors()
+        ]
     return problems
 
 
 def _validated(component: type[Any], options: Mapping[str, Any]) -> pydantic.BaseModel:
     """Options as their types want them: a whole number for 100.0 where that is asked for."""
     types = option_types(component)
-    fields: dict[str, Any] = {name: types[name] for name in options}
-    model = pydantic.create_model("Options", __config__=pydantic.ConfigDict(strict=False), **fields)
+    fields: dict[str, Any] = {
+        name: (Annotated[types[name][0], pydantic.BeforeValidator(partial(_check_number, types[name][0]))], ...)
+        for name in options
+    }
+    config = pydantic.ConfigDict(strict=False, allow_inf_nan=False)
+    model = pydantic.create_model("Options", __config__=config, **fields)
     return model(**options)
+
+
+def _check_number(kind: Any, value: Any) -> Any:
+    """Refuse numbers outside every sensible range, and true and false where a number is asked for."""
+    allowed = {kind, *get_args(kind)}
+    if isinstance(value, bool) and allowed & {int, float} and bool not in allowed:
+        raise ValueError("must be a number")
+    if isinstance(value, int) and int in allowed and not 0 <= value <= LARGEST_COUNT:
+        raise ValueError(f"must lie between 0 and {LARGEST_COUNT}")
+    if isinstance(value, int | float) and abs(value) > LARGEST:
+        raise ValueError(f"must lie between -{LARGEST} and {LARGEST}")
+    return value
+
+
+def shortened(value: Any) -> str:
+    """Return a value as it is shown in an error."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def option_types(component: type[Any]) -> dict[str, tuple[Any, Any]]:
@@ -88,7 +138,8 @@ def option_types(component: type[Any]) -> dict[str, tuple[Any, Any]]:
     return {
         name: (hints.get(name, Any), ... if parameter.default is parameter.empty else parameter.default)
         for name, parameter in inspect.signature(component).parameters.items()
-        if name not in ("width", "tower")
+        if name not in ("width", "tower") and parameter.kind is not parameter.VAR_POSITIONAL
+        if parameter.kind is not parameter.VAR_KEYWORD  # a class without a constructor takes no options
     }
 
 

@@ -30,6 +30,8 @@ from videoclip.registry import components, create
 NAMES = ("red circle", "blue square", "green ring", "pink star")
 FRAMES, VIEWS = 5, 2
 CHEAP: dict[str, dict[str, object]] = {
+    "ape": {"beta_steps": 20, "alpha_steps": 5, "gamma_steps": 4},
+    "tip_x": {"alpha_steps": 5, "beta_steps": 20, "gamma_steps": 5},
     "coop": {"epochs": 3, "context": 4},
     "eco": {"epochs": 3},
     "pre": {"epochs": 3},
@@ -91,12 +93,25 @@ def fitted(name: str, lesson: Lesson, **options: object) -> Classifier:
     return classifier
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_contract(name: str, lesson: Lesson, test_clips: Clips) -> None:
-    """Right more often than by chance; blind to labels and neighbours; the same twice; leaves torch's seed alone."""
+@pytest.fixture(scope="module", params=METHODS)
+def name(request: pytest.FixtureRequest) -> str:
+    """Name each method in turn."""
+    found: str = request.param
+    return found
+
+
+@pytest.fixture(scope="module")
+def first(name: str, lesson: Lesson) -> Classifier:
+    """Fit each method once, for the tests that leave it as it is."""
     before = torch.get_rng_state()
-    first, second = fitted(name, lesson), fitted(name, lesson)
+    classifier = fitted(name, lesson)
     assert torch.equal(before, torch.get_rng_state())
+    return classifier
+
+
+def test_contract(name: str, first: Classifier, lesson: Lesson, test_clips: Clips) -> None:
+    """Right more often than by chance; blind to labels and neighbours; the same twice; leaves torch's seed alone."""
+    second = fitted(name, lesson)
     with torch.no_grad():
         logits = first.logits(test_clips.without_labels())
         assert logits.shape == (24, 4) and logits.isfinite().all()
@@ -113,7 +128,6 @@ def test_contract(name: str, lesson: Lesson, test_clips: Clips) -> None:
         torch.testing.assert_close(again.logits(test_clips), logits)
 
 
-@pytest.mark.parametrize("name", METHODS)
 def test_without_validation_defaults_stay(name: str, lesson: Lesson, test_clips: Clips) -> None:
     alone = Lesson(lesson.texts, lesson.scale, lesson.support, None, lesson.unlabelled, lesson.bank)
     classifier = fitted(name, alone)
@@ -122,21 +136,20 @@ def test_without_validation_defaults_stay(name: str, lesson: Lesson, test_clips:
         assert classifier.logits(test_clips).isfinite().all()
 
 
-@pytest.mark.parametrize("name", METHODS)
 def test_goes_on_to_new_classes_or_says_that_it_cannot(
-    name: str, lesson: Lesson, test_clips: Clips, tiny: OpenClip
+    first: Classifier, lesson: Lesson, test_clips: Clips, tiny: OpenClip
 ) -> None:
     with torch.no_grad():
         sentences = tuple(tiny.encode_text(tiny.tokenize([f"a {n}"])).sentence for n in ("red star", "white ring"))
-    texts, classifier = ClassTexts(("red star", "white ring"), sentences, lesson.texts.tower), fitted(name, lesson)
+    texts = ClassTexts(("red star", "white ring"), sentences, lesson.texts.tower)
     try:
-        other = classifier.transferred(texts)
+        other = first.transferred(texts)
     except DataError as error:
         assert "knows only the classes it was fitted on" in str(error)
         return
     with torch.no_grad():
         assert other.logits(test_clips).shape == (24, 2)
-        assert classifier.logits(test_clips).shape == (24, 4)
+        assert first.logits(test_clips).shape == (24, 4)
 
 
 def test_who_goes_on_to_new_classes() -> None:
@@ -147,7 +160,6 @@ def test_who_goes_on_to_new_classes() -> None:
     }
 
 
-@pytest.mark.parametrize("name", METHODS)
 def test_what_is_missing_is_told(name: str, lesson: Lesson) -> None:
     needs = components("classifier")[name].needs
     if "support" in needs:

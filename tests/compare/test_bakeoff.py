@@ -31,6 +31,7 @@ def base(shapes: Path, shapes_store: FeatureStore, tmp_path_factory: pytest.Temp
     return path
 
 
+@pytest.mark.slow
 def test_rows_verdicts_and_files(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     command = [

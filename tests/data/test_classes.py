@@ -173,5 +173,5 @@ def test_numbers_of_a_list_get_names(tmp_path: Path) -> None:
     make_manifest("labels", tmp_path / "l.txt", tmp_path, tmp_path / "m.jsonl", classes=str(tmp_path / "names.txt"))
     assert [c.label for c in read_manifest(tmp_path / "m.jsonl")] == ["run", "walk"]
     (tmp_path / "l.txt").write_text("a.mp4 7\n")
-    with pytest.raises(DataError, match="class '7' is not in the list names of 2 classes"):
+    with pytest.raises(DataError, match="labels are numbers from 7 to 7; the list names has 0 .walk. to 1 .run."):
         make_manifest("labels", tmp_path / "l.txt", tmp_path, tmp_path / "m.jsonl", classes=str(tmp_path / "names.txt"))

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tests.golden.recording import Recording
-from tests.golden.towers import backbone_of
+from tests.helpers.backbones import backbone_of
 from videoclip import registry
 from videoclip.backbone.walk import Tower
 from videoclip.classifier import ClassTexts, Clips, Lesson, right

@@ -1,12 +1,12 @@
 """Equality with the authors' own code: every recording of a supported system is reproduced within its tolerance.
 
-Recordings are folders ``CASE`` or ``CASE-1``, ``CASE-2``, ...; ``VIDEOCLIP_GOLDEN`` names the folder that holds them.
+Recordings are folders ``CASE`` or ``CASE-1``, ``CASE-2``, ...; the folder ``golden`` next to that of
+``VIDEOCLIP_DATA`` holds them.
 A small set lies in ``data`` beside this file and is always checked.
 """
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
@@ -21,14 +21,14 @@ from tests.golden.recording import Recording, pairs_loss
 from tests.golden.scores import RUNNERS as SCORES
 from tests.golden.scores import check_metrics
 from tests.golden.towers import RUNNERS as TOWERS
-from tests.golden.towers import backbone_of
+from tests.helpers.backbones import backbone_of
+from tests.helpers.data import RECORDINGS
 from videoclip import loss as losses
 from videoclip import metrics
 from videoclip.features import TextFeatures, VideoFeatures
 from videoclip.registry import create
 from videoclip.video import sampling
 
-FOLDER = Path(os.environ.get("VIDEOCLIP_GOLDEN", Path(__file__).parents[3] / "shared" / "golden"))
 SMALL = Path(__file__).parent / "data"
 
 
@@ -311,15 +311,21 @@ def system_of(folder: Path) -> str:
     return re.sub(r"-\d+$", "", folder.name)
 
 
-CASES = sorted(
-    f for place in (SMALL, FOLDER) for f in place.glob("*") if system_of(f) in RUNNERS and (f / "case.json").exists()
-)
+def cases() -> list[Path]:
+    """Return every recording of a supported system once: the small set lies in both places."""
+    found = {f.name: f for place in (RECORDINGS, SMALL) for f in place.glob("*") if (f / "case.json").exists()}
+    return sorted(f for f in found.values() if system_of(f) in RUNNERS)
+
+
+CASES = cases()
 
 
 def test_recordings_were_found() -> None:
     assert len([case for case in CASES if case.parent == SMALL]) == len(list(SMALL.iterdir())) > 10
-    if FOLDER.is_dir():
-        assert any(case.parent == FOLDER for case in CASES), f"{FOLDER} holds no recording of {', '.join(RUNNERS)}"
+    if RECORDINGS.is_dir():
+        assert any(case.parent == RECORDINGS for case in CASES), (
+            f"{RECORDINGS} holds no recording of {', '.join(RUNNERS)}"
+        )
 
 
 @pytest.mark.parametrize("folder", CASES, ids=lambda f: f"{f.parent.name}/{f.name}")

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.conftest import numbered
+from tests.helpers.numbered import numbered
 from videoclip.backbone.openclip import OpenClip
 from videoclip.data.manifest import Clip
 from videoclip.errors import DataError

@@ -17,7 +17,7 @@ import psutil
 import pytest
 import torch
 
-from tests.store.test_resilience import content
+from tests.helpers.stores import content
 from videoclip.backbone.openclip import OpenClip
 from videoclip.data.manifest import read_manifest
 from videoclip.store import FeatureStore
@@ -31,13 +31,14 @@ ROOT = Path(__file__).parents[2]
 CHOICE = FrameChoice(frames=12)
 
 
-@pytest.fixture(scope="module")
-def one_process(shapes: Path, tiny: OpenClip, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("one") / "s"
-    cache_features(read_manifest(shapes), folder, tiny, CHOICE, workers=0)
-    return folder
+@pytest.fixture
+def one_process(shapes_store: FeatureStore) -> Path:
+    """Name the store that one process has made with the same choice of frames."""
+    assert shapes_store.recipe.frames == CHOICE.frames
+    return shapes_store.folder
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_store_of_one(shapes: Path, one_process: Path, tmp_path: Path) -> None:
     (shapes.parent / "broken.mp4").write_text("no video")
     manifest = shapes.parent / "with_broken.jsonl"
@@ -54,12 +55,12 @@ def test_two_processes_give_the_store_of_one(shapes: Path, one_process: Path, tm
     assert torch.equal(mine.text(captions).sentence, theirs.text(captions).sentence)
     assert all(list((tmp_path / "s").glob(f"clips-000{rank}-*.idx")) for rank in (0, 1))
     assert sum(p.read_bytes().count(b"\n") for p in (tmp_path / "s").glob("clips-*.idx")) == len(theirs)
-    assert f"{len(theirs)} clips cached now, 0 were there, 1 failed now" in first.stdout
+    assert f"{len(theirs)} clips cached now, 0 already present, 1 failed now" in first.stdout
     again = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
-    assert f"0 clips cached now, {len(theirs)} were there, 0 failed now, 1 failed before" in again.stdout
+    assert f"0 clips cached now, {len(theirs)} already present, 0 failed now, 1 failed before" in again.stdout
 
 
-@pytest.mark.parametrize("size", [1, 5, 16, 1000])
+@pytest.mark.parametrize("size", [5, 1000, *(pytest.param(size, marks=pytest.mark.slow) for size in (1, 16))])
 def test_batches_across_videos_give_the_same_features(
     shapes: Path, one_process: Path, tiny: OpenClip, tmp_path: Path, size: int
 ) -> None:
@@ -113,6 +114,8 @@ def cluster() -> Iterator[Any]:
     nodes.shutdown()
 
 
+@pytest.mark.slow
+@pytest.mark.ray
 @pytest.mark.parametrize("kill", [False, True])
 def test_a_ray_cluster_gives_the_store_of_one(
     shapes: Path, one_process: Path, tiny: OpenClip, tmp_path: Path, cluster: Any, kill: bool

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from videoclip.errors import StoreError
-from videoclip.store.shards import Rows, ShardWriter, read_index
+from videoclip.store.shards import Record, Rows, ShardWriter, read_index
 
 INDEX = "clips-0000-00000.idx"
 ROWS = [np.arange(n * 4, dtype=np.float16).reshape(n, 4) + 100 * n for n in (3, 1, 5, 2)]
@@ -29,12 +29,16 @@ def write(folder: Path, count: int) -> None:
             writer.commit()
 
 
+def rows(record: Record, tensor: str, shape: tuple[int, ...] = (4,), in_memory: bool = False) -> np.ndarray:
+    return np.array(Rows(record.file(tensor), shape, np.dtype("float16"), in_memory).array)
+
+
 def content(folder: Path) -> dict[str, np.ndarray]:
     found = {}
     for index in sorted(folder.glob("*.idx")):
         for record in read_index(index):
             extent = record.tensors["frames"]
-            found[record.key] = np.array(Rows(record.file("frames")).array[extent.row : extent.row + extent.rows])
+            found[record.key] = rows(record, "frames")[extent.row : extent.row + extent.rows]
     return found
 
 
@@ -110,8 +114,8 @@ def test_several_tensors_and_rows_from_a_file(tmp_path: Path) -> None:
     with ShardWriter(tmp_path, "clips", shapes, "float16") as writer, io.BytesIO(patches.tobytes()) as file:
         writer.add("a", {"frames": ROWS[0], "patches": file})
     (record,) = read_index(tmp_path / INDEX)
-    assert np.array_equal(Rows(record.file("patches")).array, patches)
-    assert np.array_equal(Rows(record.file("patches"), in_memory=True).array, patches)
+    assert np.array_equal(rows(record, "patches", (2, 4)), patches)
+    assert np.array_equal(rows(record, "patches", (2, 4), in_memory=True), patches)
     assert record.tensors["patches"].crc32 == zlib.crc32(patches.tobytes())
 
 
@@ -124,5 +128,17 @@ def test_lost_data_and_damaged_lines_are_told(tmp_path: Path) -> None:
         list(read_index(index))
     index.write_bytes(whole)
     shard.write_bytes(shard.read_bytes()[:-1])
-    with pytest.raises(StoreError, match="has lost rows that its index names"):
-        writer_of(tmp_path)
+    with writer_of(tmp_path) as writer:  # leaves the shard alone and begins another one
+        writer.add("k1", {"frames": ROWS[1]}, generation=1)
+    assert (tmp_path / INDEX).read_bytes() == whole
+    assert [record.key for record in read_index(writer.index)] == ["k1"]
+
+
+@pytest.mark.parametrize("header", [b"<i2", b"<f4", b"\x00\x00\x00", b">f2"])
+def test_a_header_that_disagrees_with_the_recipe_is_refused(tmp_path: Path, header: bytes) -> None:
+    write(tmp_path, 2)
+    shard = tmp_path / "clips-0000-00000.frames.npy"
+    shard.write_bytes(shard.read_bytes().replace(b"<f2", header, 1))
+    (record, *_) = read_index(tmp_path / INDEX)
+    with pytest.raises(StoreError, match=r"frames\.npy: (its header says|is not a shard)"):
+        rows(record, "frames")

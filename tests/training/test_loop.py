@@ -18,6 +18,8 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tests.helpers.training import losses
+from tests.helpers.two_processes import OfTwo
 from videoclip.backbone.openclip import OpenClip
 from videoclip.compare.seeds import train_seeds
 from videoclip.config import RunConfig, dump, load_config
@@ -33,9 +35,8 @@ from videoclip.training.splits import Splits, hold_out
 TRAIN = Path(__file__).parents[2] / "tools" / "train.py"
 
 
-@pytest.fixture(scope="module")
-def config(shapes: Path, shapes_store: FeatureStore) -> RunConfig:
-    """A run of 3 epochs with 3 steps of 24 pairs, text tower tuned, on an LSTM."""
+def config_of(shapes: Path, shapes_store: FeatureStore) -> RunConfig:
+    """Return a run of 3 epochs with 3 steps of 24 pairs, text tower tuned, on an LSTM."""
     values = {
         "data": {"manifest": shapes, "store": shapes_store.folder, "test": ["test", "novel"], "sampling": "random"},
         "model": {"temporal": {"name": "lstm"}, "text_tuning": {"name": "full"}, "frames": 6},
@@ -44,14 +45,14 @@ def config(shapes: Path, shapes_store: FeatureStore) -> RunConfig:
     return RunConfig.model_validate(values)
 
 
+@pytest.fixture(scope="module")
+def config(shapes: Path, shapes_store: FeatureStore) -> RunConfig:
+    return config_of(shapes, shapes_store)
+
+
 def with_values(config: RunConfig, folder: Path, *overrides: str) -> RunConfig:
     (folder / "given.yaml").write_text(dump(config))
     return load_config(folder / "given.yaml", overrides)
-
-
-def losses(run: Path) -> list[float]:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [line["loss"] for line in lines if "loss" in line]
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +96,7 @@ def test_only_what_is_declared_changes(uninterrupted: Path, tiny: OpenClip) -> N
         assert not torch.equal(trained.encode_text(tokens).sentence, tiny.encode_text(tokens).sentence)
 
 
+@pytest.mark.slow
 def test_kill_nine_and_resume_gives_the_same_to_the_last_digit(
     config: RunConfig, uninterrupted: Path, tmp_path: Path
 ) -> None:
@@ -119,6 +121,7 @@ def test_kill_nine_and_resume_gives_the_same_to_the_last_digit(
     assert mine["test"] == whole["test"]
 
 
+@pytest.mark.slow
 def test_killed_three_times_and_resumed_on_other_numbers_of_processes(
     config: RunConfig, uninterrupted: Path, tmp_path: Path
 ) -> None:
@@ -178,13 +181,18 @@ def test_a_finished_run_is_not_done_again(config: RunConfig, uninterrupted: Path
     assert report["test"] == json.loads((uninterrupted / "report.json").read_text())["test"]
 
 
-def test_two_processes_give_the_losses_of_one(config: RunConfig, uninterrupted: Path, tmp_path: Path) -> None:
-    (tmp_path / "c.yaml").write_text(dump(config))
-    command = launched(2, str(tmp_path / "c.yaml"), "--out", str(tmp_path / "run"))
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=ONE_THREAD)
-    assert losses(tmp_path / "run") == pytest.approx(losses(uninterrupted), rel=2e-3)
-    report = json.loads((tmp_path / "run" / "report.json").read_text())
-    assert report["test"]["test"]["texts"] == 12
+def one_of_two(rank: int, config: RunConfig, out: Path) -> dict[str, dict[str, torch.Tensor]]:
+    report = train(config, out)
+    assert (report is not None) == (rank == 0)
+    if report is None:
+        return {}
+    return {"run": {"losses": torch.tensor(losses(out)), "texts": torch.tensor(report["test"]["test"]["texts"])}}
+
+
+def test_two_processes_give_the_losses_of_one(of_two: OfTwo, uninterrupted: Path) -> None:
+    found = of_two[__name__][0]["run"]
+    assert found["losses"].tolist() == pytest.approx(losses(uninterrupted), rel=2e-3)
+    assert found["texts"] == 12
 
 
 def test_cached_texts_and_accumulation(config: RunConfig, tmp_path: Path) -> None:
@@ -275,6 +283,7 @@ def test_a_split_that_is_not_the_protocols_is_refused_before_training(config: Ru
     assert "text_to_video/R@1" in report["test"]["test"] and "video_to_text/R@1" not in report["test"]["test"]
 
 
+@pytest.mark.slow
 def test_seeds_and_processes_share_the_demos_data(tmp_path: Path) -> None:
     """Two processes cache what the demo's data needs together; another seed of the run leaves the videos alone."""
     manifest = write_moving_shapes(tmp_path / "videos", seed=7, counts=Counts(train=12, val=2, test=2, novel=1))
@@ -282,6 +291,7 @@ def test_seeds_and_processes_share_the_demos_data(tmp_path: Path) -> None:
     overrides = [
         f"data.manifest={manifest}",
         f"data.store={tmp_path / 'store'}",
+        "data.synthetic=moving_shapes",
         "train.batch_size=12",
         "train.epochs=1",
     ]

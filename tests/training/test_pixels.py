@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.training.two import Gradients, check, gradients_of, in_two
+from tests.helpers.training import losses, stopped_before
+from tests.helpers.two_processes import Gradients, OfTwo, check, gradients_of
 from videoclip.backbone.openclip import OpenClip
 from videoclip.config import AverageConfig, RunConfig, TrainConfig
 from videoclip.data.manifest import Clip, of_split, read_manifest
@@ -71,10 +72,6 @@ def run_config(
     return RunConfig.model_validate({"data": data, "model": {"frames": 4, **model}, "train": settings})
 
 
-def losses(folder: Path) -> list[float]:
-    return [v["loss"] for v in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()) if "loss" in v]
-
-
 @pytest.mark.parametrize("similarity", ["mean", "tokens"])
 def test_pixels_give_the_scores_of_the_store(
     similarity: str, clips: list[Clip], stores: dict[str, FeatureStore], tiny: OpenClip
@@ -116,15 +113,38 @@ def test_training_from_store_and_from_pixels(shapes: Path, stores: dict[str, Fea
     torch.testing.assert_close(torch.tensor(found["videos"]), torch.tensor(found["store"]), atol=2e-2, rtol=1e-2)
 
 
-@pytest.mark.parametrize("kind", ["files", "uint8", "jpeg"])
-def test_workers_and_interruptions_change_nothing(
+def interruptible(shapes: Path, store: FeatureStore | None, **settings: Any) -> RunConfig:
+    """Return a run in which everything random is on: drawn frames, crops, an average of weights."""
+    model = {"image_tuning": {"name": "st_adapter", "hidden": 8}}
+    settings = {"average": {"name": "ema", "decay": 0.5}, "checkpoint_steps": 1, "epochs": 2, **settings}
+    data = {"sampling": "random", "augmentation": "crop"}
+    return run_config(shapes, store, model, data=data, train=settings)
+
+
+def same_run(one: Path, two: Path) -> None:
+    assert losses(one) == losses(two)
+    weights, others = load_model(one).trained(), load_model(two).trained()
+    assert weights.keys() == others.keys()
+    assert all(torch.equal(weights[name], others[name]) for name in weights)
+
+
+def test_interruptions_change_nothing(shapes: Path, stores: dict[str, FeatureStore], tmp_path: Path) -> None:
+    """Stopped in mid-epoch and resumed, with a worker, augmented, averaged: the weights of an uninterrupted run."""
+    assert train(interruptible(shapes, stores["uint8"]), tmp_path / "whole") is not None
+    config = interruptible(shapes, stores["uint8"], workers=1)
+    with stopped_before(2):
+        train(config, tmp_path / "cut")
+    assert train(config, tmp_path / "cut", resume=True) is not None
+    same_run(tmp_path / "cut", tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["files", "jpeg"])
+def test_workers_and_kills_change_nothing(
     kind: str, shapes: Path, stores: dict[str, FeatureStore], tmp_path: Path
 ) -> None:
     """Killed in mid-epoch and resumed with a worker, augmented, averaged: the weights of an uninterrupted run."""
-    model = {"image_tuning": {"name": "st_adapter", "hidden": 8}}
-    settings = {"average": {"name": "ema", "decay": 0.5}, "checkpoint_steps": 1, "epochs": 2}
-    data = {"sampling": "random", "augmentation": "crop"}
-    config = run_config(shapes, stores.get(kind), model, data=data, train=settings)
+    config = interruptible(shapes, stores.get(kind))
     assert train(config, tmp_path / "whole") is not None
     values = config.model_dump(mode="json")
     values["train"]["workers"] = 1
@@ -138,9 +158,7 @@ def test_workers_and_interruptions_change_nothing(
             break
     process.wait()
     subprocess.run([*command, "--resume"], check=True, stdout=subprocess.DEVNULL, env=environment, timeout=300)
-    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
-    one, two = load_model(tmp_path / "whole").trained(), load_model(tmp_path / "cut").trained()
-    assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+    same_run(tmp_path / "cut", tmp_path / "whole")
 
 
 def test_a_clips_frames_are_augmented_alike(tiny: OpenClip, clips: list[Clip], stores: dict[str, FeatureStore]) -> None:
@@ -192,18 +210,14 @@ def one_of_two(rank: int) -> dict[str, Gradients]:
     return {name: family_gradients(name, family_batch(name)[mine]) for name in FAMILIES}
 
 
-@pytest.fixture(scope="module")
-def of_two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Gradients]]:
-    return in_two(tmp_path_factory.mktemp("two"), one_of_two)
-
-
 @pytest.mark.parametrize("name", FAMILIES)
-def test_two_processes_give_the_gradients_of_one(name: str, of_two: list[dict[str, Gradients]]) -> None:
+def test_two_processes_give_the_gradients_of_one(name: str, of_two: OfTwo) -> None:
     expected = family_gradients(name, family_batch(name))
-    for found in of_two:
+    for found in of_two[__name__]:
         check(found[name], expected)
 
 
+@pytest.mark.slow
 def test_torchrun_trains_each_family(shapes: Path, stores: dict[str, FeatureStore], tmp_path: Path) -> None:
     """Two processes log the losses of one."""
     script = tmp_path / "families.py"

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.training.two import Gradients, check, gradients_of, in_two
+from tests.helpers.training import losses, stopped_before
+from tests.helpers.two_processes import Gradients, OfTwo, check, gradients_of
 from videoclip.backbone.openclip import OpenClip
 from videoclip.cli import main
 from videoclip.compare.runs import compare, describe
@@ -26,7 +27,7 @@ from videoclip.model import create_model, load_model
 from videoclip.store import FeatureStore
 from videoclip.store.dataset import Batch
 from videoclip.store.extract import Extras, cache_features
-from videoclip.training.loop import Trainer, train
+from videoclip.training.loop import train
 from videoclip.training.recognition import (
     RecognitionTask,
     Subject,
@@ -88,16 +89,11 @@ def one_of_two(rank: int) -> dict[str, Gradients]:
     return found
 
 
-@pytest.fixture(scope="module")
-def of_two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Gradients]]:
-    return in_two(tmp_path_factory.mktemp("two"), one_of_two)
-
-
 @pytest.mark.parametrize("name", CASES)
-def test_two_processes_give_the_gradients_of_one(name: str, of_two: list[dict[str, Gradients]], tiny: OpenClip) -> None:
+def test_two_processes_give_the_gradients_of_one(name: str, of_two: OfTwo, tiny: OpenClip) -> None:
     module = task(name).double()
     module.backward(in_double(whole_batch(tiny)), 0.3)
-    for found in of_two:
+    for found in of_two[__name__]:
         check(found[name], gradients_of(module))
 
 
@@ -204,11 +200,6 @@ def finished(config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return out
 
 
-def losses(run: Path) -> list[float]:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [line["loss"] for line in lines if "loss" in line]
-
-
 def test_a_run_learns_tests_and_is_compared(finished: Path, shapes: Path, shapes_store: FeatureStore) -> None:
     found = losses(finished)
     assert len(found) == 6 and sum(found[-2:]) < sum(found[:2])
@@ -227,23 +218,8 @@ def test_a_run_learns_tests_and_is_compared(finished: Path, shapes: Path, shapes
 
 
 def test_resuming_ends_as_the_uninterrupted_run(config: RunConfig, finished: Path, tmp_path: Path) -> None:
-    class StoppedError(Exception):
-        pass
-
-    real, count = Trainer.step, [0]
-
-    def step(self: Trainer, stream: Any, number: int) -> None:
-        if count[0] == 4:
-            raise StoppedError
-        count[0] += 1
-        real(self, stream, number)
-
-    Trainer.step = step  # type: ignore[method-assign]
-    try:
-        with pytest.raises(StoppedError):
-            train(config, tmp_path / "run")
-    finally:
-        Trainer.step = real  # type: ignore[method-assign]
+    with stopped_before(4):
+        train(config, tmp_path / "run")
     train(config, tmp_path / "run", resume=True)
     assert losses(tmp_path / "run") == losses(finished)
     mine, theirs = (load_model(run).state_dict() for run in (tmp_path / "run", finished))

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.training.two import Gradients, check, gradients_of, in_two
+from tests.helpers.two_processes import Gradients, OfTwo, check, gradients_of
 from videoclip.backbone.openclip import OpenClip
 from videoclip.config import TrainConfig
 from videoclip.errors import DataError
@@ -86,15 +86,10 @@ def one_of_two(rank: int) -> dict[str, Gradients]:
     return {name: gradients(task(*case).double(), share) for name, case in CASES.items()}
 
 
-@pytest.fixture(scope="module")
-def of_two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Gradients]]:
-    return in_two(tmp_path_factory.mktemp("two"), one_of_two)
-
-
 @pytest.mark.parametrize("name", CASES)
-def test_two_processes_give_the_gradients_of_one(name: str, of_two: list[dict[str, Gradients]]) -> None:
+def test_two_processes_give_the_gradients_of_one(name: str, of_two: OfTwo) -> None:
     expected = gradients(task(*CASES[name]).double(), in_double(whole_batch()))
-    for found in of_two:
+    for found in of_two[__name__]:
         check(found[name], expected)
 
 

@@ -11,8 +11,17 @@ import numpy as np
 import psutil
 import pytest
 
-from tests.conftest import numbered, numbers_of
-from tests.video.files import COUNT, ENCODINGS, REMUXED, long_frames, write_all, write_edit_list, write_variable_rate
+from tests.helpers.data import VIDEOS
+from tests.helpers.numbered import long_frames, numbered, numbers_of
+from tests.helpers.video_files import (
+    COUNT,
+    ENCODINGS,
+    REMUXED,
+    shift,
+    write_all,
+    write_edit_list,
+    write_variable_rate,
+)
 from videoclip.errors import DecodeError
 from videoclip.video import decode, sampling
 from videoclip.video.clip import FrameChoice, chosen_frames
@@ -30,6 +39,8 @@ NOT_DECORD = {
     "h264_ten_bit.mp4",
     "hevc.mp4",  # x265 makes open GOPs unless told otherwise
     "av1.mkv",
+    "vp8.webm",
+    "vp9.webm",
     "mpeg4.avi",
     "mpeg4_b_frames.avi",
     "mpeg2.mpg",
@@ -110,13 +121,19 @@ def test_odd_sizes(tmp_path: Path, decoder: Decoder) -> None:
     assert frames.pixels.shape == (3, 65, 97, 3) and numbers_of(frames.pixels) == [0, 13, 29]
 
 
+@pytest.fixture(scope="module", params=[1500, pytest.param(18000, marks=pytest.mark.slow)], ids=["one", "twelve"])
+def minutes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+    """Write a file of one or twelve minutes with few key frames."""
+    path, count = tmp_path_factory.mktemp("minutes") / "video.mp4", request.param
+    write_video(path, long_frames(count), 25, options={"g": "250", "preset": "ultrafast", "bf": "2"})
+    return path, count
+
+
 @pytest.mark.parametrize("decoder", DECODERS)
-def test_twelve_minutes(tmp_path_factory: pytest.TempPathFactory, decoder: Decoder) -> None:
+def test_minutes(minutes: tuple[Path, int], decoder: Decoder) -> None:
     """Decoders that skip ahead have given up on such files and returned whatever frame they stood on."""
-    path = tmp_path_factory.getbasetemp() / "twelve_minutes.mp4"
-    if not path.exists():
-        write_video(path, long_frames(18000), 25, options={"g": "250", "preset": "ultrafast", "bf": "2"})
-    wanted = np.random.default_rng(0).choice(18000, 24, replace=False)
+    path, count = minutes
+    wanted = np.random.default_rng(0).choice(count, 24 if count > 10000 else 8, replace=False)
     frames = read_frames(path, indices=wanted, decoder=decoder)
     assert numbers_of(frames.pixels) == wanted.tolist()
     assert np.allclose(frames.seconds, wanted / 25, atol=1e-3)
@@ -234,9 +251,7 @@ def test_a_truncated_file_is_short_and_never_gives_a_wrong_frame(tmp_path: Path,
     content = whole.read_bytes()
     if name == "cut.mp4":  # the index must stand in front
         fast = tmp_path / "fast.mp4"
-        from tests.video.files import _shift
-
-        _shift(whole, fast, 0.0, {"movflags": "faststart"})
+        shift(whole, fast, 0.0, {"movflags": "faststart"})
         content = fast.read_bytes()
     cut.write_bytes(content[: len(content) * 6 // 10])
     for decoder in DECODERS:
@@ -264,32 +279,45 @@ def test_damaged_pictures_are_counted(tmp_path: Path, decoder: Decoder) -> None:
             assert (video.errors > 0) == damaged
 
 
-def test_rotation_is_undone(shared: Path) -> None:
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_rotation_is_undone(decoder: Decoder) -> None:
+    upright, turned, upside_down = (
+        read_frames(VIDEOS / f"video_{angle}.mov", indices=[0], decoder=decoder).pixels[0] for angle in (0, 90, 180)
+    )
+    assert upright.shape == upside_down.shape == (320, 568, 3)
+    assert turned.shape == (568, 320, 3)
+
+
+def picked_as_in_order(path: Path) -> None:
+    """Compare frames picked from a file, by whichever decoder, with those that reading it in order gives."""
+    with Video(path) as whole:
+        whole.scan()
+        wanted = np.unique(np.linspace(0, len(whole.info.times) - 1, 5).astype(int))
+        expected = np.concatenate([f.pixels for f in whole.iterate(wanted)])
+        times = whole.info.times
     for decoder in DECODERS:
-        upright, turned, upside_down = (
-            read_frames(shared / "awkward" / f"video_{angle}.mov", indices=[0], decoder=decoder).pixels[0]
-            for angle in (0, 90, 180)
-        )
-        assert upright.shape == upside_down.shape == (320, 568, 3) and turned.shape == (568, 320, 3)
+        assert np.allclose(decode.probe(path, decoder).times, times), decoder
+        assert np.array_equal(read_frames(path, indices=wanted, decoder=decoder).pixels, expected), decoder
 
 
-def test_real_files_decode_as_in_order(shared: Path) -> None:
-    """Frames picked from real files, by whichever decoder, are those that reading the file in order gives."""
-    names = ["asl/again.mkv", "msvd/j2Dhf-xFUxU_13_20.avi", "ucf101/Punch/v_Punch_g01_c03.avi", "msrvtt/video7500.mp4"]
-    files = [shared / "videos" / name for name in names]
-    files += [
-        shared / "awkward" / name for name in ("nasa_vfr.mp4", "odd_size_444.mp4", "mpeg1.mpg", "nasa_rotated.mp4")
-    ]
-    for path in files:
-        with Video(path) as whole:
-            whole.scan()
-            count = len(whole.info.times)
-            wanted = np.linspace(0, count - 1, 5).astype(int)
-            expected = np.concatenate([f.pixels for f in whole.iterate(np.unique(wanted))])
-            times = whole.info.times
-        for decoder in DECODERS:
-            assert np.allclose(decode.probe(path, decoder).times, times), path
-            assert np.array_equal(read_frames(path, indices=np.unique(wanted), decoder=decoder).pixels, expected), path
+@pytest.mark.parametrize("name", ["nasa_vfr.mp4", "odd_size_444.mp4", "nasa_rotated.mp4", "carphone_distorted.mp4"])
+def test_real_files_decode_as_in_order(name: str) -> None:
+    picked_as_in_order(VIDEOS / name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    [
+        "videos/asl/again.mkv",
+        "videos/msvd/j2Dhf-xFUxU_13_20.avi",
+        "videos/ucf101/Punch/v_Punch_g01_c03.avi",
+        "videos/msrvtt/video7500.mp4",
+        "awkward/mpeg1.mpg",
+    ],
+)
+def test_more_real_files_decode_as_in_order(shared: Path, name: str) -> None:
+    picked_as_in_order(shared / name)
 
 
 def _open_and_measure(number_and_path: tuple[int, Path]) -> Iterator[tuple[int, int]]:
@@ -302,12 +330,14 @@ def _open_and_measure(number_and_path: tuple[int, Path]) -> Iterator[tuple[int, 
     yield process.memory_info().rss, process.num_fds() if os.name == "posix" else 0
 
 
-def test_five_hundred_opens_do_not_grow_a_worker(numbered_mp4: Path) -> None:
-    items = [(number, numbered_mp4) for number in range(560)]
+@pytest.mark.parametrize("opens", [40, pytest.param(500, marks=pytest.mark.slow)])
+def test_many_opens_do_not_grow_a_worker(numbered_mp4: Path, opens: int) -> None:
+    warm = min(60, opens // 2)  # opens after which a worker's memory has its size
+    items = [(number, numbered_mp4) for number in range(warm + opens)]
     found = [m for _, m in isolated(_open_and_measure, items, 1) if not isinstance(m, Ended)]
-    assert len(found) == 560
-    assert found[-1][0] - found[60][0] < 12 << 20
-    assert found[-1][1] <= found[60][1]
+    assert len(found) == warm + opens
+    assert found[-1][0] - found[warm][0] < 12 << 20
+    assert found[-1][1] <= found[warm][1]
 
 
 def test_uniform_choice_ignores_key_frames_unless_asked(encoded: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import open_clip
 import pytest
@@ -11,7 +9,8 @@ import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
-from tests.conftest import numbered
+from tests.helpers.data import VIDEOS
+from tests.helpers.numbered import numbered
 from videoclip.backbone.openclip import _preprocess
 from videoclip.video.decode import read_frames
 
@@ -62,9 +61,9 @@ def test_equals_open_clip_for_every_shape(size: str, interpolation: str, resize_
     compare(picture(*SIZES[size]), PreprocessCfg(size=112, interpolation=interpolation, resize_mode=resize_mode))
 
 
-def test_equals_open_clip_on_real_frames(shared: Path) -> None:
-    for name in ("videos/captioned/aquarium.mp4", "videos/msvd/j2Dhf-xFUxU_13_20.avi", "awkward/nasa_rotated.mp4"):
-        compare(read_frames(shared / name, indices=[1]).pixels[0], PreprocessCfg(size=224), identical=0.995)
+@pytest.mark.parametrize("name", ["nasa_rotated.mp4", "carphone_distorted.mp4", "video_0.mov"])
+def test_equals_open_clip_on_real_frames(name: str) -> None:
+    compare(read_frames(VIDEOS / name, indices=[1]).pixels[0], PreprocessCfg(size=224), identical=0.995)
 
 
 def test_a_clip_equals_its_frames() -> None:

@@ -27,7 +27,7 @@ from videoclip.backbone.source import CONFIG, FOLDER, HUB, brief, folder_of
 from videoclip.backbone.text import PlainTextTower, has_words, projected, word_mask
 from videoclip.backbone.transform import agreed_transform, checked_part, chosen_transform
 from videoclip.errors import BackboneError, printable, writing
-from videoclip.features import TextFeatures
+from videoclip.features import TextFeatures, as_texts
 from videoclip.files import make_folder, reading, replace_text, replacing
 from videoclip.video.preprocess import Preprocess
 
@@ -134,9 +134,9 @@ class OpenClip(nn.Module):
         mask = word_mask(tokens, text, self._tokenizer)
         return TextFeatures(sentence, projected(caught[0], text), mask)
 
-    def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """Q texts -> (Q, L) token ids; longer texts are cut."""
-        tokens: Tensor = self._tokenizer(list(texts))
+    def tokenize(self, texts: str | Sequence[str]) -> Tensor:
+        """Return token ids (Q, L) of Q texts, or of one; longer texts are cut."""
+        tokens: Tensor = self._tokenizer(as_texts(texts))
         return tokens
 
     def save(self, folder: str | Path) -> None:
@@ -344,6 +344,7 @@ def _fingerprint(clip: Any, preprocess: Preprocess) -> str:
     """Return a hash of weights, preprocessing, and what the features are."""
     parameters = asdict(preprocess)
     del parameters["resize"]  # either way gives the same features, but for rounding
+    del parameters["pixel_shape"]  # a choice about videos, not about the weights
     digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode())
     if isinstance(clip, open_clip.CoCa):
         digest.update(b"not normalized")  # earlier versions stored CoCa's features normalized

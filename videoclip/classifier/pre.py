@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from videoclip.classifier.coop import Coop
 from videoclip.classifier.parts.learning import leaf
 from videoclip.classifier.parts.prompts import PromptTower
+from videoclip.layers import recur
 
 
 class Pre(Coop):
@@ -36,5 +36,4 @@ class Pre(Coop):
         """(M, W)."""
         own = {n.removeprefix("network."): t for n, t in parameters.items() if n != "vectors"}
         plain = parameters["vectors"]
-        mixed: Tensor = functional_call(self._network, own, (plain[None],))[0][0]
-        return mixed + plain
+        return recur(self._network, plain[None], own)[0] + plain

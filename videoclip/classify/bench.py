@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter
 from rich.progress import track
 
 from videoclip import registry
@@ -25,8 +26,8 @@ from videoclip.config import Component
 from videoclip.data.classes import ClassList
 from videoclip.data.manifest import Clip
 from videoclip.data.protocol import id_hash
-from videoclip.errors import DataError, VideoclipError
-from videoclip.files import replace_text
+from videoclip.errors import DataError, VideoclipError, writing
+from videoclip.files import make_folder, read_text, reading, replace_text, to_json
 from videoclip.metrics import bootstrap_interval, verdict
 from videoclip.metrics.classes import harmonic_mean
 
@@ -97,7 +98,7 @@ def bench(
     if novel is not None and len(folds) > 1:
         raise DataError("Base to novel is tested on splits: leave no group out.")
     read, features = _reading(reader, task, folds, novel, {need for m in methods.values() for need in needs_of(m)})
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     done = {fit.key: fit for fit in _read_fits(out / FITS)}
     fits, left_out = list[Fit](), dict[str, str]()
     plan = list(_plan(methods, shots, seeds, folds))
@@ -109,7 +110,7 @@ def bench(
             except VideoclipError as error:
                 left_out[name] = str(error)
                 continue
-            with (out / FITS).open("a") as file:
+            with writing(out), (out / FITS).open("a") as file:
                 file.write(json.dumps(asdict(done[key])) + "\n")
         if key in done:
             fits.append(replace(done[key], method=name))  # an earlier run may have written it otherwise
@@ -125,7 +126,7 @@ def bench(
 
 def write_bench(results: Mapping[str, Any], out: Path) -> str:
     """Leave ``bench.json``, ``bench.md`` and ``bench.png`` in a folder; what is worth printing."""
-    replace_text(out / "bench.json", json.dumps(results, indent=2) + "\n")
+    replace_text(out / "bench.json", to_json(results, indent=2) + "\n")
     replace_text(out / "bench.md", markdown(results))
     lines = [f"left out: {name}: {reason}" for name, reason in results["left_out"].items()] + [markdown(results)]
     try:
@@ -282,14 +283,15 @@ def _key(method: Component, task: Task, features: str, shots: int, seed: int, fo
 
 
 def _read_fits(path: Path) -> list[Fit]:
-    """Whole lines only: a kill may have left part of the last one, which is cut off."""
+    """Read whole lines only: a kill may have left part of the last one, which is cut off."""
     if not path.exists():
         return []
-    lines = path.read_text().splitlines(keepends=True)
-    if lines and not lines[-1].endswith("\n"):
-        path.write_text("".join(lines[:-1]))
-        lines.pop()
-    return [Fit(**json.loads(line)) for line in lines]
+    *lines, rest = read_text(path).split("\n")
+    if rest:
+        replace_text(path, "".join(f"{line}\n" for line in lines))
+    kind = TypeAdapter(Fit)
+    with reading(path, "a list of fits", remedy="Delete it, or choose another --out."):
+        return [kind.validate_json(line) for line in lines]
 
 
 def all_methods() -> list[str]:

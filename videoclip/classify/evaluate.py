@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from videoclip.classify.report import plot_confusion
 from videoclip.data.classes import ClassList, Sentences
 from videoclip.data.manifest import Clip
 from videoclip.errors import DataError, VideoclipError
-from videoclip.files import replace_text
+from videoclip.files import make_folder, replace_text, to_json
 from videoclip.metrics.classes import Recognition
 from videoclip.video.views import CROPS
 
@@ -55,11 +54,11 @@ class Judged:
 
     def write(self, folder: Path, summary: Mapping[str, Any]) -> None:
         """Leave a summary, every prediction, and (with matplotlib) the picture of confusions in a folder."""
-        folder.mkdir(parents=True, exist_ok=True)
-        replace_text(folder / "recognition.json", json.dumps(summary, indent=2) + "\n")
+        make_folder(folder)
+        replace_text(folder / "recognition.json", to_json(summary, indent=2) + "\n")
         names, found = self.classes.labels, self.found
         rows = zip(self.ids, found.labels.tolist(), found.probabilities.argmax(1).tolist(), strict=True)
-        lines = [json.dumps({"id": i, "label": names[a], "predicted": names[b]}) + "\n" for i, a, b in rows]
+        lines = [to_json({"id": i, "label": names[a], "predicted": names[b]}) + "\n" for i, a, b in rows]
         replace_text(folder / "predictions.jsonl", "".join(lines))
         with contextlib.suppress(VideoclipError):  # without matplotlib there is no picture, but all the rest
             plot_confusion(found.confusion, names, folder / "confusion.png")
@@ -91,10 +90,13 @@ def judge(
     classes, classifier = head.classes, head.classifier
     if "tower" in classifier.needs:
         classifier.tower = prompt_tower(reader.model)
-    if other is not None:
-        classes = other.classes
-        classifier = transferred(classifier, reader, other)
-    predicted = probabilities(classifier, reader.views(clips, views, classifier.needs))
+    looks = reader.views(clips, views, classifier.needs)
+    with head.fits():
+        if other is not None:
+            classes = other.classes
+            classifier = transferred(classifier, reader, other)
+        predicted = probabilities(classifier, looks)
+        _check_width(predicted, classes)
     labels = torch.tensor([classes.number(str(clip.label), f"clip {clip.id!r}") for clip in clips])
     found = Recognition(predicted, labels)
     return Judged(found, [clip.id for clip in clips], classes, len(views), _notes(head, clips))
@@ -163,14 +165,15 @@ def weigh(found: Sequence[Recognition], points: int = 11) -> Found:
 
 
 @torch.no_grad()
-def predict_files(head: Head, paths: Sequence[Path]) -> Tensor:
-    """Probabilities (N, K) for video files, decoded now.
+def predict_files(head: Head, paths: Sequence[Path], trust: bool = False) -> Tensor:
+    """Return probabilities (N, K) for video files, decoded now.
 
     Raises:
-        CheckpointError: the head's backbone or model is not here.
+        BackboneError: the head's file names a folder or a repository, and ``trust`` is not set.
+        CheckpointError: the head's backbone or model is not here, or its tensors do not fit.
         DecodeError: a file cannot be read.
     """
-    model, needs = head.model(), head.classifier.needs
+    model, needs = head.model(trust=trust), head.classifier.needs
     assert model.backbone is not None
     if "tower" in needs:
         head.classifier.tower = prompt_tower(model)
@@ -179,8 +182,15 @@ def predict_files(head: Head, paths: Sequence[Path]) -> Tensor:
         encoded = model.encode_video([path])
         plain = encoded.source if "frames" in needs else None
         clip = Clips(pooled_of(model, encoded), None, None, plain, encoded.mask)
-        rows.append(probabilities(head.classifier, [clip]))
+        with head.fits():
+            rows.append(probabilities(head.classifier, [clip]))
+            _check_width(rows[-1], head.classes)
     return torch.cat(rows)
+
+
+def _check_width(found: Tensor, classes: ClassList) -> None:
+    if found.shape[1] != len(classes) or not found.isfinite().all():
+        raise ValueError(f"its tensors give {found.shape[1]} values for {len(classes)} classes, or no numbers")
 
 
 def apart(heads: Sequence[Head], clips: Sequence[Clip]) -> list[Clip]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 
 from videoclip import registry
@@ -17,7 +15,7 @@ from videoclip.classifier import Classifier, ClassTexts, Clips, Lesson, Need
 from videoclip.classify.head import Head, weights_hash
 from videoclip.classify.reader import Reader, class_texts
 from videoclip.classify.samples import Shots
-from videoclip.config import Component
+from videoclip.config import Component, parse_value
 from videoclip.data.classes import ClassList, Sentences
 from videoclip.data.manifest import Clip
 from videoclip.errors import ConfigError
@@ -62,9 +60,15 @@ def parse_method(text: str) -> Component:
         ConfigError: there is no such method or option, or a value is of another type; all mistakes at once.
     """
     name, _, rest = text.partition(":")
-    pairs = [part.partition("=") for part in rest.split(",") if part]
-    unset = [f"{key}: write options as {name}:option=value,option=value" for key, equals, _ in pairs if not equals]
-    method = Component(name=name, options={key: _value(value) for key, equals, value in pairs if equals})
+    options, unset = dict[str, Any](), []
+    for key, equals, value in (part.partition("=") for part in rest.split(",") if part):
+        try:
+            options[key] = parse_value(value)
+        except ValueError as error:
+            unset.append(f"{key}: not a value ({error})")
+        if not equals:
+            unset.append(f"{key}: write options as {name}:option=value,option=value")
+    method = Component(name=name, options=options)
     problems = unset + registry.check_component("classifier", name, method.options, name)
     if problems:
         raise ConfigError("--method", problems)
@@ -75,10 +79,16 @@ def fit_classifier(method: Component, lesson: Lesson) -> Classifier:
     """A classifier of that name, fitted.
 
     Raises:
+        ConfigError: the method does not work with its options.
         DataError: the lesson lacks what the method needs.
     """
     classifier: Classifier = registry.create("classifier", method.name, method.options)
-    classifier.fit(lesson)
+    if not method.options:  # with its defaults what goes wrong is not the user's mistake
+        classifier.fit(lesson)
+        return classifier
+
+    with registry.blaming(f"classifier {method.name!r}", method.options):
+        classifier.fit(lesson)
     return classifier
 
 
@@ -161,10 +171,3 @@ def fit_head(
 def probabilities(classifier: Classifier, views: Sequence[Clips]) -> Tensor:
     """(N, K), the mean over views of the same clips, whose labels nobody can read."""
     return torch.stack([classifier.probabilities(view.without_labels()) for view in views]).mean(0)
-
-
-def _value(text: str) -> Any:
-    try:
-        return yaml.safe_load(text) if not re.fullmatch(r"[-+.\d]+e[-+\d]+", text) else float(text)
-    except (ValueError, yaml.YAMLError):
-        return text

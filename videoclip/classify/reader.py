@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from videoclip.backbone import reopen_backbone
 from videoclip.backbone.walk import Tower
 from videoclip.classifier import ClassTexts, Clips, Need
 from videoclip.classifier.parts.prompts import PromptTower
@@ -130,11 +129,15 @@ class Reader:
         return torch.cat(found)
 
 
-def plain_model(store: FeatureStore, frames: int | None = None) -> VideoTextModel:
-    """The mean of unnormalised frames on the backbone that made a store; of all its frames when not given."""
+def plain_model(store: FeatureStore, frames: int | None = None, trust: bool = False) -> VideoTextModel:
+    """Return the mean of unnormalised frames on the backbone that made a store; of all its frames when not given.
+
+    Raises:
+        BackboneError: the store names a folder or a repository, and ``trust`` is not set.
+    """
     frames = frames or max(1, store.describe()["frames"]["most"])
     mean = Component(name="mean", options={"normalize_frames": False})
-    return create_model(reopen_backbone(store.backbone_spec), similarity=mean, frames=frames).eval()
+    return create_model(store.open_backbone(trust), similarity=mean, frames=frames).eval()
 
 
 def pooled_of(model: VideoTextModel, video: VideoFeatures) -> Tensor:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from videoclip.errors import VideoclipError
+from videoclip.escape import markdown as escaped
+from videoclip.escape import plotted
 from videoclip.metrics import with_interval
 
 
@@ -22,11 +24,11 @@ def markdown(results: Mapping[str, Any]) -> str:
     novel = any("novel" in row for row in rows)
     head = [f"{count} shot" + ("s" if count > 1 else "") for count in shots]
     extra = [f"novel, {shots[-1]}", "harmonic mean"] if novel else []
-    columns = ["top-1, %", *head, *extra, f"than {names[0]}, {shots[-1]}", "seconds a fit"]
+    columns = ["top-1, %", *head, *extra, f"than {escaped(names[0])}, {shots[-1]}", "seconds a fit"]
     lines = ["| " + " | ".join(columns) + " |", "| --- |" + " --- |" * (len(columns) - 2) + " --: |"]
     for name in names:
         own = [cells[name, count] for count in shots]
-        line = [name, *(with_interval(row["accuracy"], row["interval"]) for row in own)]
+        line = [escaped(name), *(with_interval(row["accuracy"], row["interval"]) for row in own)]
         if novel:
             line += [f"{own[-1][key]:.1f}" if key in own[-1] else "" for key in ("novel", "harmonic_mean")]
         line += [verdicts.get((name, shots[-1]), ""), f"{own[-1]['seconds']:.2f}"]
@@ -52,7 +54,7 @@ def plot(results: Mapping[str, Any], path: Path) -> None:
             if not own[0]["labelled"]
             else {"ls": "-", "marker": styles[number // 10 % len(styles)]}
         )
-        axis.plot(shots, [row["accuracy"] for row in own], label=name, lw=1.3, ms=4, **style)
+        axis.plot(shots, [row["accuracy"] for row in own], label=plotted(name), lw=1.3, ms=4, **style)
     axis.set_xscale("log", base=2)
     axis.set_xticks(shots, [str(count) for count in shots])
     axis.set(xlabel="labelled clips a class", ylabel="top-1, %")
@@ -67,15 +69,15 @@ def plot_confusion(confusion: Tensor, labels: Sequence[str], path: Path) -> None
     Raises:
         VideoclipError: matplotlib is not installed.
     """
-    count = len(labels)
+    names, count = [plotted(label) for label in labels], len(labels)
     side = max(4.0, min(20.0, 0.35 * count + 2))
     figure = _figure((side, side))
     axis = figure.subplots()
     shares = confusion / confusion.sum(1, keepdim=True).clamp(min=1)
     axis.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
     size = 8 if count <= 30 else 5
-    axis.set_xticks(range(count), labels, rotation=90, fontsize=size)
-    axis.set_yticks(range(count), labels, fontsize=size)
+    axis.set_xticks(range(count), names, rotation=90, fontsize=size)
+    axis.set_yticks(range(count), names, fontsize=size)
     axis.set(xlabel="predicted", ylabel="true")
     if count <= 30:
         for row, column in torch.nonzero(confusion).tolist():

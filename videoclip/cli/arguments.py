@@ -12,12 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-Command = Callable[[argparse.Namespace], None]
-AddArguments = Callable[[argparse.ArgumentParser], None]
+from videoclip.limits import LARGEST, LARGEST_COUNT, LARGEST_SEED, MOST_WORKERS
 
-LARGEST = 10**9  # no count, size or duration that anybody means lies above it
-LARGEST_SEED = 2**32 - 1  # what numpy and torch both take
-MOST_WORKERS = 4096
+Command = Callable[[argparse.Namespace], int | None]  # what it returns is the exit status; None is 0
+AddArguments = Callable[[argparse.ArgumentParser], None]
 
 
 def folder(text: str) -> Path:
@@ -29,12 +27,12 @@ def folder(text: str) -> Path:
 
 def count(text: str) -> int:
     """Return an integer of at least 1."""
-    return _integer(text, 1, LARGEST)
+    return _integer(text, 1, LARGEST_COUNT)
 
 
 def number(text: str) -> int:
     """Return an integer of at least 0."""
-    return _integer(text, 0, LARGEST)
+    return _integer(text, 0, LARGEST_COUNT)
 
 
 def workers(text: str) -> int:
@@ -61,6 +59,15 @@ def share(text: str) -> float:
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"must lie between 0 and 1, not {text}")
     return value
+
+
+def trust_argument(sub: argparse.ArgumentParser) -> None:
+    """Add ``--trust`` to a command that loads the model that a store or a file names."""
+    sub.add_argument(
+        "--trust",
+        action="store_true",
+        help="load the model that the store or file names even from a repository, a folder or a file",
+    )
 
 
 def image_transform(sub: argparse._ActionsContainer) -> None:

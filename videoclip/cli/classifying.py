@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from videoclip.cli.arguments import AddArguments, Command, count
+from videoclip.cli.arguments import AddArguments, Command, count, seed
+from videoclip.errors import printable, printable_lines
 
 if TYPE_CHECKING:
     from videoclip.classify.fit import Task
@@ -28,7 +29,9 @@ def _fit(args: argparse.Namespace) -> None:
     from videoclip.classify.fit import Task, fit_head, needs_of, parse_method
     from videoclip.classify.reader import bank_of
     from videoclip.classify.samples import Shots, draw
+    from videoclip.files import make_place
 
+    make_place(args.out)  # before the work rather than after it
     method = parse_method(args.method)
     reader = _reader(args)
     everything = _there(_labelled(args, reader.store), reader.store)[0]
@@ -51,9 +54,8 @@ def _fit(args: argparse.Namespace) -> None:
     print(f"validation: {len(fitted['validation'])} clips, {fitted['validation_from']}")
     if fitted["search"]:
         print(f"chosen: {json.dumps(fitted['search'])}")
-    print(
-        f"{args.out}: {method.name}, {args.out.stat().st_size / 1024:.0f} KiB, backbone {head.backbone['fingerprint']}"
-    )
+    size = f"{args.out.stat().st_size / 1024:.0f} KiB"
+    print(printable(f"{args.out}: {method.name}, {size}, backbone {head.backbone['fingerprint']}"))
 
 
 def _eval(args: argparse.Namespace) -> None:
@@ -64,8 +66,11 @@ def _eval(args: argparse.Namespace) -> None:
     from videoclip.data.manifest import read_manifest
     from videoclip.data.protocol import load_protocol
     from videoclip.errors import DataError
+    from videoclip.files import make_folder
     from videoclip.store import FeatureStore
 
+    if args.out:
+        make_folder(args.out)
     heads, protocol = [load_head(path) for path in args.head], load_protocol(args.protocol)
     stores = [FeatureStore(path) for path in args.store]
     if len(stores) not in (1, len(heads)):
@@ -81,10 +86,11 @@ def _eval(args: argparse.Namespace) -> None:
         protocol.check(split, [clip for clip in read_manifest(args.manifest) if clip.split == split], args.manifest)
     clips = _of_split(args, everything, split) if split else apart(heads, everything)
     other, sentences = None, heads[0].sentences
+    classes = _classes(args, clips)
+    said = _sentences(args, classes)  # read in any case: a wrong file should not go unnoticed
     if args.transfer:
-        said = _sentences(args, _classes(args, clips))
-        other, sentences = Other(_classes(args, clips), said), said.label()
-    readers = [Reader(store, head.model()) for head, store in zip(heads, stores, strict=True)]
+        other, sentences = Other(classes, said), said.label()
+    readers = [Reader(store, head.model(trust=args.trust)) for head, store in zip(heads, stores, strict=True)]
     tuning = _of_split(args, everything, args.weigh_on) if args.weigh_on else []
     judged = judge_together(heads, readers, clips, views_of(args.clips, args.crops), other, tuning)
     summary = {
@@ -108,12 +114,12 @@ def _predict(args: argparse.Namespace) -> None:
     head = load_head(args.head)
     if args.classes:
         head.classes.check(_classes(args, []))
-    found = predict_files(head, args.files)
+    found = predict_files(head, args.files, args.trust)
     for path, row in zip(args.files, found, strict=True):
         values, numbers = row.topk(min(args.k, len(row)))
-        print(path)
+        print(printable(str(path)))
         for value, number in zip(values.tolist(), numbers.tolist(), strict=True):
-            print(f"  {value:6.3f}  {head.classes.labels[number]}")
+            print(f"  {value:6.3f}  {printable(head.classes.labels[number])}")
 
 
 def _bench(args: argparse.Namespace) -> None:
@@ -123,7 +129,12 @@ def _bench(args: argparse.Namespace) -> None:
     from videoclip.classify.reader import class_texts
     from videoclip.classify.samples import halves, make_folds, part_of
     from videoclip.errors import DataError
+    from videoclip.files import make_folder
+    from videoclip.limits import LARGEST_SEED
 
+    if args.seed + args.seeds - 1 > LARGEST_SEED:
+        raise DataError(f"--seed {args.seed} leaves no room for {args.seeds} seeds up to {LARGEST_SEED}.")
+    make_folder(args.out)
     if args.bank and args.leave_group_out and args.bank.suffix == ".jsonl":
         raise DataError(
             "With --leave-group-out a manifest's captions are those of tested clips, too: give --bank a text."
@@ -148,7 +159,7 @@ def _bench(args: argparse.Namespace) -> None:
         novel = Novel(new, of_new, [clip for clip in split if clip.label in new.labels])
     seeds = list(range(args.seed, args.seed + args.seeds))
     results = bench(methods, task, reader, folds, args.shots, seeds, args.out, novel)
-    print(write_bench(results, args.out))
+    print(printable_lines(write_bench(results, args.out)))
 
 
 def _reader(args: argparse.Namespace) -> Reader:
@@ -160,7 +171,9 @@ def _reader(args: argparse.Namespace) -> Reader:
     store = FeatureStore(args.store)
     if args.checkpoint and args.frames:
         raise ConfigError("classify", ["--frames is for the plain mean; a --checkpoint has a number of its own"])
-    return Reader(store, load_model(args.checkpoint) if args.checkpoint else plain_model(store, args.frames))
+    return Reader(
+        store, load_model(args.checkpoint) if args.checkpoint else plain_model(store, args.frames, args.trust)
+    )
 
 
 def _labelled(args: argparse.Namespace, store: FeatureStore) -> list[Clip]:
@@ -188,7 +201,8 @@ def _there(clips: list[Clip], store: FeatureStore) -> tuple[list[Clip], int]:
     """Those that the store has, and how many it lacks, which is also said."""
     found = [clip for clip in clips if clip.id in store]
     if lost := len(clips) - len(found):
-        print(f"{lost} of {len(clips)} labelled clips are not in {store.folder} and are left out", file=sys.stderr)
+        note = f"{lost} of {len(clips)} labelled clips are not in {store.folder} and are left out"
+        print(printable(note), file=sys.stderr)
     return found, lost
 
 
@@ -226,7 +240,8 @@ def _store_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--validation", metavar="SPLIT", help="to choose on (default: with --shots, up to 4 more clips a class)"
     )
-    sub.add_argument("--seed", type=int, default=0, help="of the shots and of the fitting")
+    sub.add_argument("--seed", type=seed, default=0, help="of the shots and of the fitting")
+    _trust_argument(sub, "the store")
 
 
 def _label_arguments(sub: argparse.ArgumentParser) -> None:
@@ -236,6 +251,10 @@ def _label_arguments(sub: argparse.ArgumentParser) -> None:
         "--templates", default="video", help="a shipped set (clip_ucf101), a file, a text with {}, or none"
     )
     sub.add_argument("--descriptions", type=Path, help="JSON of class -> sentences, beside the templates")
+
+
+def _trust_argument(sub: argparse.ArgumentParser, what: str) -> None:
+    sub.add_argument("--trust", action="store_true", help=f"load the folder or repository that {what} names")
 
 
 def _fit_arguments(sub: argparse.ArgumentParser) -> None:
@@ -258,6 +277,7 @@ def _eval_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--weigh-on", metavar="SPLIT", help="choose the ensemble's weights there (default: equal)")
     sub.add_argument("--transfer", action="store_true", help="test other classes than those it was fitted on")
     sub.add_argument("--out", type=Path, help="folder for metrics, predictions and the picture of confusions")
+    _trust_argument(sub, "a classifier")
 
 
 def _predict_arguments(sub: argparse.ArgumentParser) -> None:
@@ -265,6 +285,7 @@ def _predict_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--head", type=Path, default=Path("classifier.safetensors"))
     sub.add_argument("-k", type=count, default=5, help="how many classes (default 5)")
     sub.add_argument("--classes", help="refuse a classifier of another class list")
+    _trust_argument(sub, "the classifier")
 
 
 def _bench_arguments(sub: argparse.ArgumentParser) -> None:

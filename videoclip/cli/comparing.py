@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
-from videoclip.cli.arguments import AddArguments, Command, count
+from videoclip.cli.arguments import AddArguments, Command, count, seed
+from videoclip.errors import printable_lines
 
 
 def bakeoff(args: argparse.Namespace) -> None:
@@ -15,12 +15,14 @@ def bakeoff(args: argparse.Namespace) -> None:
     from videoclip.compare.bakeoff import markdown
     from videoclip.config import find_config, load_config, with_model
     from videoclip.errors import ConfigError
+    from videoclip.files import make_folder
 
     base = load_config(args.on, args.set) if args.on else None
     files = dict.fromkeys(find_config(path).resolve() for path in args.configs)  # each once, in the order given
     configs = {path.stem: with_model(base, path) if base else load_config(path, args.set) for path in files}
     if len(configs) < len(files):
         raise ConfigError("bakeoff", ["two files have the same name, which would be one row; rename one"])
+    make_folder(args.out)
     print(markdown(run_bakeoff(configs, args.out, range(args.seeds))), end="")
     print(f"{args.out / 'bakeoff.md'} and {args.out / 'bakeoff.json'}: {len(configs)} models, {args.seeds} seed(s)")
 
@@ -32,10 +34,12 @@ def probe(args: argparse.Namespace) -> None:
     from videoclip.config import load_config
     from videoclip.data.manifest import of_split, read_manifest
     from videoclip.errors import DataError
+    from videoclip.files import make_folder, replace_text, to_json
     from videoclip.model import load_model
     from videoclip.store import FeatureStore
     from videoclip.training.evaluate import source_for
 
+    make_folder(args.out)
     found = {}
     for path in args.checkpoints:
         run = path / "config.yaml"
@@ -50,9 +54,8 @@ def probe(args: argparse.Namespace) -> None:
         model, clips = load_model(path), of_split(read_manifest(manifest), split, manifest)
         source = source_for(model, None if store is None else FeatureStore(store), clips)
         found[path.name] = run_probe(model, source, clips, args.seed)
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "probe.json").write_text(json.dumps(found, indent=2) + "\n")
-    (args.out / "probe.md").write_text(markdown(found))
+    replace_text(args.out / "probe.json", to_json(found, indent=2) + "\n")
+    replace_text(args.out / "probe.md", markdown(found))
     print(markdown(found), end="")
     plot(found, args.out / "probe.png")
     print(f"{args.out}: probe.md, probe.json and probe.png")
@@ -62,11 +65,14 @@ def compare(args: argparse.Namespace) -> None:
     """Tell whether the second of two results is better, query by query, and what else differs."""
     from videoclip.compare.runs import compare as compare_runs
     from videoclip.compare.runs import describe
+    from videoclip.files import make_place, replace_text, to_json
 
-    found = compare_runs(args.first, args.second)
-    print(describe(found), end="")
     if args.out:
-        args.out.write_text(json.dumps(found, indent=2) + "\n")
+        make_place(args.out)
+    found = compare_runs(args.first, args.second)
+    print(printable_lines(describe(found)), end="")
+    if args.out:
+        replace_text(args.out, to_json(found, indent=2) + "\n")
 
 
 def _compare_arguments(sub: argparse.ArgumentParser) -> None:
@@ -93,7 +99,7 @@ def _probe_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--manifest", type=Path, help="the run's own when not given; likewise --store and --split")
     sub.add_argument("--store", type=Path)
     sub.add_argument("--split")
-    sub.add_argument("--seed", type=int, default=0, help="of the shuffling")
+    sub.add_argument("--seed", type=seed, default=0, help="of the shuffling")
     sub.add_argument("--out", type=Path, default=Path("probe"), help="folder for table and plot (default probe)")
 
 

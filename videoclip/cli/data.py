@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from videoclip.cli.arguments import AddArguments, Command
+from videoclip.errors import printable
 
 
 def manifest(args: argparse.Namespace) -> None:
@@ -13,21 +14,28 @@ def manifest(args: argparse.Namespace) -> None:
     from videoclip.data.readers import make_manifest
 
     made = make_manifest(
-        args.dataset, args.annotations, args.videos, args.out, args.protocol, args.splits, args.classes, args.group
+        args.dataset,
+        args.annotations,
+        args.videos,
+        args.out,
+        protocol=args.protocol,
+        splits=args.splits,
+        classes=args.classes,
+        group=args.group,
+        drop_missing=args.drop_missing,
     )
-    for split, clips in made.clips.items():
-        captions, missing = sum(len(clip.captions) for clip in clips), made.missing.get(split, [])
-        checked = f", as protocol {made.protocol.name} has them" if made.protocol.name != "custom" else ""
+    checked = f", as protocol {made.protocol.name} has them" if made.protocol.name != "custom" else ""
+    for split in {**made.clips, **made.missing}:
+        clips, missing = made.clips.get(split, []), made.missing.get(split, [])
+        captions = sum(len(clip.captions) for clip in clips)
         labels = len({clip.label for clip in clips} - {None})
-        print(
-            f"{split or 'no split'}: {len(clips)} clips, {captions} captions"
-            + (f", {labels} classes" if labels else "")
-            + checked
-        )
+        name = printable(split) or "no split"
+        print(f"{name}: {len(clips)} clips, {captions} captions" + f", {labels} classes" * bool(labels) + checked)
         if missing:
-            print(f"{split or 'no split'}: {len(missing)} of them have no video file, the first is {missing[0]!r}")
+            which = "others are left out, they" if args.drop_missing else "of them"
+            print(f"{name}: {len(missing)} {which} have no video file, the first is {missing[0]!r}")
     for note in made.notes:
-        print(note)
+        print(printable(note))
     label = "custom" if made.protocol.name == "custom" else f"{made.protocol.name} ({made.protocol.fingerprint})"
     print(f"{args.out}: {sum(map(len, made.clips.values()))} clips, protocol {label}")
 
@@ -46,6 +54,7 @@ def _manifest_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--splits", nargs="+", metavar="SPLIT", help="only these")
     sub.add_argument("--classes", help="class list for labels that are numbers: a shipped one (ucf101) or a file")
     sub.add_argument("--group", metavar="REGEX", help="what it finds in an id is shared by clips of one group")
+    sub.add_argument("--drop-missing", action="store_true", help="leave out clips that have no video file")
 
 
 COMMANDS: dict[Command, AddArguments] = {manifest: _manifest_arguments}

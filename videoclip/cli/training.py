@@ -5,13 +5,28 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from videoclip.cli.arguments import AddArguments, Command, count, image_transform, share, transform_of
+from videoclip.cli.arguments import (
+    AddArguments,
+    Command,
+    count,
+    image_transform,
+    positive,
+    share,
+    transform_of,
+)
 from videoclip.errors import printable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
+
+    from videoclip.data.manifest import Clip
+    from videoclip.model import VideoTextModel
+    from videoclip.store.source import Source
+    from videoclip.training.evaluate import Evaluation
 
 
 def train(args: argparse.Namespace) -> None:
@@ -39,13 +54,11 @@ def train(args: argparse.Namespace) -> None:
 
 def evaluate(args: argparse.Namespace) -> None:
     """Score a checkpoint on a split."""
-    import torch
-
     from videoclip.data.manifest import of_split, read_manifest
     from videoclip.data.protocol import load_protocol
-    from videoclip.metrics import relevance_metrics
+    from videoclip.errors import DataError
+    from videoclip.files import make_folder
     from videoclip.model import load_model
-    from videoclip.retrieval.hubness import bank_scores, corrected
     from videoclip.retrieval.runs import write_evaluation
     from videoclip.store import FeatureStore
     from videoclip.training.evaluate import evaluate as run_evaluation
@@ -55,42 +68,95 @@ def evaluate(args: argparse.Namespace) -> None:
     manifest, protocol = read_manifest(args.manifest), load_protocol(args.protocol)
     protocol.check(args.split, [clip for clip in manifest if clip.split == args.split], args.manifest)
     clips = of_split(manifest, args.split, args.manifest)
+    bank = of_split(manifest, args.bank, args.manifest) if args.bank else None
+    if bank is None and {"qb_norm", "nnn"} & set(args.transductive):
+        raise DataError("qb_norm and nnn need a bank of other sentences: name a split for it (--bank train).")
+    if args.out:
+        make_folder(args.out)
+
     device, main = join_launch()
     model = load_model(args.checkpoint).to(device)
-    others = of_split(manifest, args.bank, args.manifest) if args.bank else None
     store = FeatureStore(args.store) if args.store else None
-    source = source_for(model, store, [*clips, *(others or ())])
+    source = source_for(model, store, [*clips, *(bank or ())])
+    relevance = _relevance(args, clips, source)
     found = run_evaluation(model, source, clips, args.allow_missing, protocol.rule)
     made_from = None if store is None else store.fingerprint
     summary = {"protocol": protocol.label(args.split, clips), "store": made_from, **found.summary()}
-    if args.relevance:
-        summary["graded"] = relevance_metrics(found.scores.whole(), _array(args.relevance))
-    if args.transductive:
-        bank = None if others is None else bank_scores(model, source, clips, others)
-        temperature = args.temperature or 1 / model.logits(torch.ones((), device=device)).item()
-        summary["transductive"] = corrected(args.transductive, found.scores, temperature, bank)
-    if main:
-        text = json.dumps(summary, indent=2)
-        print(text)
-    if args.out:
-        args.out.mkdir(parents=True, exist_ok=True)
-        write_evaluation(found, args.out, args.split, write=main)
+
+    try:
+        summary |= _more_scores(args, model, source, found, relevance, clips, bank)
+    finally:  # what was measured is kept, whatever fails after it
         if main:
-            (args.out / f"{args.split}.json").write_text(text + "\n")
-            found.write_ranks(args.out, args.split)
+            _report(args, summary, found)
+    if args.out:
+        write_evaluation(found, args.out, _file_name(args.split), write=main)
     leave_launch()
 
 
-def _array(path: Path) -> np.ndarray:
+def _report(args: argparse.Namespace, summary: dict[str, Any], found: Evaluation) -> None:
+    """Print metrics, and write them and the ranks."""
+    from videoclip.files import replace_text
+
+    text = json.dumps(summary, indent=2)
+    print(text)
+    if args.out:
+        name = _file_name(args.split)
+        replace_text(args.out / f"{name}.json", text + "\n")
+        found.write_ranks(args.out, name)
+
+
+def _more_scores(
+    args: argparse.Namespace,
+    model: VideoTextModel,
+    source: Source,
+    found: Evaluation,
+    relevance: np.ndarray | None,
+    clips: Sequence[Clip],
+    bank: Sequence[Clip] | None,
+) -> dict[str, Any]:
+    """Compute the metrics that were asked for in addition: graded ones, and those that look at several queries."""
+    import torch
+
+    from videoclip.metrics import relevance_metrics
+    from videoclip.retrieval.hubness import bank_scores, corrected
+
+    more: dict[str, Any] = {}
+    if relevance is not None:
+        more["graded"] = relevance_metrics(found.scores.whole(), relevance)
+    if args.transductive:
+        others = None if bank is None else bank_scores(model, source, clips, bank)
+        default = 1 / model.logits(torch.ones((), device=model.logit_scale.device)).item()
+        temperature = default if args.temperature is None else args.temperature
+        more["transductive"] = corrected(args.transductive, found.scores, temperature, others)
+    return more
+
+
+def _relevance(args: argparse.Namespace, clips: Sequence[Clip], source: Source) -> np.ndarray | None:
+    """Read graded relevance, and check it against the texts and videos that will be scored."""
     import numpy as np
 
     from videoclip.errors import DataError
+    from videoclip.files import reading
+    from videoclip.metrics import check_relevance
+    from videoclip.store.dataset import captions, in_store
 
+    if args.relevance is None:
+        return None
+    with reading(args.relevance, "an array in a .npy file"):
+        array: np.ndarray = np.load(args.relevance, allow_pickle=False)
+    if not isinstance(array, np.ndarray):
+        raise DataError(f"{args.relevance}: is an archive of arrays; save the one array with numpy.save.")
+    scored = in_store(clips, source, args.allow_missing)
     try:
-        array: np.ndarray = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as an array in a .npy file ({error}).") from error
+        check_relevance(array, (len(captions(scored)), len(scored)))
+    except DataError as error:
+        raise DataError(f"{args.relevance}: {error}") from error
     return array
+
+
+def _file_name(split: str) -> str:
+    """Return the name that a split's files have: a split may be called val/seen."""
+    return split.replace("/", "-") or "all"
 
 
 def blend(args: argparse.Namespace) -> None:
@@ -146,7 +212,7 @@ def _evaluate_arguments(sub: argparse.ArgumentParser) -> None:
     more = sub.add_argument_group("scores that look at more than one query, in columns of their own")
     more.add_argument("--transductive", nargs="+", choices=["dual_softmax", "sinkhorn", "qb_norm", "nnn"], default=[])
     more.add_argument("--bank", metavar="SPLIT", help="whose sentences qb_norm and nnn look at: train or validation")
-    more.add_argument("--temperature", type=float, help="of the softmaxes (default: the model's own)")
+    more.add_argument("--temperature", type=positive, help="of the softmaxes (default: the model's own)")
 
 
 def _blend_arguments(sub: argparse.ArgumentParser) -> None:

@@ -15,8 +15,9 @@ from videoclip.compare.cost import Cost, measure
 from videoclip.compare.seeds import with_seed
 from videoclip.config import RunConfig
 from videoclip.demo import prepare_data
-from videoclip.errors import ConfigError
-from videoclip.files import replace_text
+from videoclip.errors import ConfigError, printable
+from videoclip.escape import markdown as escaped
+from videoclip.files import make_folder, replace_text
 from videoclip.metrics import bootstrap_interval, hits, verdict, with_interval
 from videoclip.store import FeatureStore
 from videoclip.training.loop import train
@@ -52,15 +53,17 @@ def bakeoff(configs: Mapping[str, RunConfig], out: Path, seeds: Sequence[int] = 
 
     Raises:
         ConfigError: configs differ in data or backbone.
+        StoreError: ``out`` cannot be made.
     """
     first = _same_terms(configs)
+    make_folder(out)  # what cannot be written should be known before hours of training
     prepare_data(first)
     assert first.data.store is not None  # what only has videos is no bake-off of heads
     store = FeatureStore(first.data.store)
     console = Console()
     rows = []
     for name, config in configs.items():
-        console.print(f"[bold]{name}[/bold]")
+        console.print(printable(name), style="bold", markup=False, highlight=False)
         rows.append(_row(name, config, out, seeds, store.recipe.width))
     split = first.data.test[0]
     results = {"split": split, "seeds": list(seeds), "data": first.data.model_dump(mode="json"), **_results(rows)}
@@ -73,15 +76,16 @@ def markdown(results: Mapping[str, Any]) -> str:
     """Two tables: each model with its interval, verdict against the first, and cost; and all verdicts."""
     rows, verdicts = results["rows"], results["verdicts"]
     base = rows[0]["name"]
+    than = f"than {escaped(base)}"
     lines = [
-        f"| model | text to video R@1 | video to text R@1 | than {base} | parameters | multiply-adds, G | ms | MiB |",
+        f"| model | text to video R@1 | video to text R@1 | {than} | parameters | multiply-adds, G | ms | MiB |",
         "| --- | --- | --- | --- | --: | --: | --: | --: |",
     ]
     for row in rows:
         cost = row["cost"]
         star = "" if cost["texts_timed"] == 1000 else "*"
         both = (row["text_to_video"], row["video_to_text"])
-        cells = [row["name"], *(with_interval(found["R@1"], found["interval"]) for found in both)]
+        cells = [escaped(row["name"]), *(with_interval(found["R@1"], found["interval"]) for found in both)]
         cells += ["" if row["name"] == base else verdicts[row["name"]][base], f"{cost['parameters']:,}"]
         cells += [f"{cost['multiply_adds'] / 1e9:,.1f}", f"{cost['milliseconds']:,.0f}{star}", f"{cost['mib']:.0f}"]
         lines.append("| " + " | ".join(cells) + " |")
@@ -90,7 +94,7 @@ def markdown(results: Mapping[str, Any]) -> str:
     lines.append("| --- |" + " :-: |" * len(rows))
     for number, row in enumerate(rows, 1):
         signs = [SIGNS[verdicts[row["name"]][o["name"]]] if o is not row else "" for o in rows]
-        lines.append(f"| {number} {row['name']} | " + " | ".join(signs) + " |")
+        lines.append(f"| {number} {escaped(row['name'])} | " + " | ".join(signs) + " |")
     return "\n".join(lines) + "\n"
 
 

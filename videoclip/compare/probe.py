@@ -11,6 +11,8 @@ import torch
 
 from videoclip.data.manifest import Clip
 from videoclip.errors import DataError, VideoclipError
+from videoclip.escape import markdown as escaped
+from videoclip.escape import plotted
 from videoclip.features import VideoFeatures, VideoPixels
 from videoclip.metrics import bootstrap_interval, hits, with_interval
 from videoclip.model import VIDEOS_AT_ONCE, VideoTextModel
@@ -67,10 +69,13 @@ def markdown(found: Mapping[str, Mapping[str, Any]]) -> str:
     lines.append("| --- |" + " --- |" * len(orders) + " --: |")
     for name, result in found.items():
         cells = [_cell(result["orders"][order]) for order in orders]
-        lines.append(f"| {name} | " + " | ".join(cells) + f" | {result['orders']['reversed']['change']:.4f} % |")
+        lines.append(
+            f"| {escaped(name)} | " + " | ".join(cells) + f" | {result['orders']['reversed']['change']:.4f} % |"
+        )
     lines += ["", "| frames | " + " | ".join(map(str, BUDGETS)) + " |", "| --- |" + " --- |" * len(BUDGETS)]
     for name, result in found.items():
-        lines.append(f"| {name} | " + " | ".join(_cell(result["budgets"][str(count)]) for count in BUDGETS) + " |")
+        cells = [_cell(result["budgets"][str(count)]) for count in BUDGETS]
+        lines.append(f"| {escaped(name)} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -94,13 +99,13 @@ def plot(found: Mapping[str, Mapping[str, Any]], path: Path) -> None:
         left.bar(
             places, [r["R@1"] for r in rows], width, yerr=_errors(rows), label=order, capsize=2, error_kw={"lw": 0.8}
         )
-    left.set_xticks(range(len(found)), list(found))
+    left.set_xticks(range(len(found)), list(map(plotted, found)))
     left.set(ylabel="text to video R@1, %", title="order of frames")
     left.legend(frameon=False, fontsize=8)
     for name, result in found.items():
         rows = [result["budgets"][str(count)] for count in BUDGETS]
         right.errorbar(
-            BUDGETS, [r["R@1"] for r in rows], _errors(rows), label=name, capsize=2, marker="o", ms=3, lw=1.2
+            BUDGETS, [r["R@1"] for r in rows], _errors(rows), label=plotted(name), capsize=2, marker="o", ms=3, lw=1.2
         )
     right.set_xscale("log", base=2)
     right.set_xticks(BUDGETS, [str(count) for count in BUDGETS])

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from videoclip.errors import DataError
+from videoclip.files import read_json, read_yaml
 from videoclip.metrics import bootstrap_interval, hits, verdict
-from videoclip.training.run import read_ranks
+from videoclip.training.run import read_ranks, read_report
 
 RANKS = ".ranks.json"
 
@@ -27,7 +26,8 @@ def compare(first: Path, second: Path) -> dict[str, Any]:
         evaluation knows only of its ``test``).
 
     Raises:
-        DataError: they share no split, or its queries differ.
+        VideoclipError: a folder is missing, has no results, or a file of it cannot be read; the two share no split, or
+            its queries differ.
     """
     shared = sorted(_splits(first) & _splits(second))
     if not shared:
@@ -79,25 +79,39 @@ def _paired(first: Path, second: Path, split: str) -> list[dict[str, Any]]:
 
 
 def _splits(folder: Path) -> set[str]:
-    return {path.name.removesuffix(RANKS) for path in folder.glob(f"*{RANKS}")}
+    """Return the splits that a folder has ranks of."""
+    if not folder.is_dir():
+        raise DataError(f"{folder} {'is not a folder' if folder.exists() else 'does not exist'}: name that of a run.")
+    splits = {path.name.removesuffix(RANKS) for path in folder.glob(f"*{RANKS}")}
+    if not splits:
+        raise DataError(f"{folder} has no results (*{RANKS}): train or evaluate into it first.")
+    return splits
 
 
 def _facts(folder: Path) -> dict[str, Any]:
-    """What a folder says about itself, by dotted key; what merely repeats results is left out."""
+    """Return what a folder says about itself, by dotted key; what merely repeats results is left out."""
     facts: dict[str, Any] = {}
     if (folder / "config.yaml").is_file():
-        facts |= _flat(yaml.safe_load((folder / "config.yaml").read_text()), "config")
+        facts |= _flat(_mapping(folder / "config.yaml"), "config")
     if (folder / "environment.json").is_file():
-        facts |= _flat(json.loads((folder / "environment.json").read_text()), "environment")
+        facts |= _flat(_mapping(folder / "environment.json"), "environment")
+
     report = folder / "report.json"
-    tests = json.loads(report.read_text())["test"] if report.is_file() else {}
+    tests = dict(read_report(report)["test"]) if report.is_file() else {}
     for split in _splits(folder) - tests.keys():
         path = folder / f"{split}.json"
-        tests[split] = json.loads(path.read_text()) if path.is_file() else {}
+        tests[split] = _mapping(path) if path.is_file() else {}
     for split, found in tests.items():
         described = {key: found[key] for key in ("protocol", "store", "missing") if key in found}
         facts |= _flat(described, f"test.{split}")
     return facts
+
+
+def _mapping(path: Path) -> Mapping[str, Any]:
+    values = read_yaml(path) if path.suffix == ".yaml" else read_json(path)
+    if not isinstance(values, Mapping):
+        raise DataError(f"{path} must hold names with values, not a {type(values).__name__}.")
+    return values
 
 
 def _flat(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:

@@ -1,11 +1,12 @@
 """Configurations: pydantic models filled from YAML files and ``a.b=value`` arguments.
 
-Every mistake is told at once, each with its dotted key, what was expected and the nearest valid name. A file may name
-one ``base:`` file, relative to itself, whose values it overrides. What may be said is in ``schema``.
+Every mistake is reported at once, each with its dotted key, what was expected and the nearest valid name. A file
+may name one ``base:`` file, relative to itself, whose values it overrides. What may be said is in ``schema``.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -27,6 +28,7 @@ from videoclip.config.schema import (
     TrainConfig,
 )
 from videoclip.errors import ConfigError
+from videoclip.files import parse_yaml, read_yaml
 
 __all__ = [
     "AverageConfig",
@@ -45,11 +47,14 @@ __all__ = [
     "load_as",
     "load_config",
     "parse",
+    "parse_value",
     "shipped",
     "with_model",
 ]
 
 C = TypeVar("C", bound=Strict)
+
+DEEPEST_KEY = 8  # dots of an override
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -65,14 +70,18 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         below = _read(base)
         if "base" in below:
             raise ConfigError(str(base), ["base: a base file may not have a base itself"])
-        values = _merge(below, values)
-    problems = []
+        values = _layered(below, values)
+    problems, chosen = [], dict[str, Any]()
     for override in overrides:
         key, equals, text = override.partition("=")
-        if not equals:
-            problems.append(f"{override}: write overrides as a.b=value")
+        if not equals or key.count(".") > DEEPEST_KEY:
+            problems.append(f"{override[:100]}: write overrides as a.b=value")
             continue
-        values = _merge(values, _nested(key.split("."), _parse(text)))
+        try:
+            chosen = _merge(chosen, _nested(key.split("."), parse_value(text)))
+        except ValueError as error:
+            problems.append(f"{key}: not a value ({error})")
+    values = _layered(values, chosen)
     return parse(values, RunConfig, str(path), problems)
 
 
@@ -130,7 +139,7 @@ def shipped(folder: str, suffix: str = ".yaml") -> list[str]:
 def find_text(folder: str, name: str | Path) -> Path | None:
     """A text file: ``name`` itself, or the shipped one of that name; None where there is neither."""
     places = [Path(name), *(place / folder / f"{name}.txt" for place in _shipped_folders())]
-    return next((path for path in places if path.is_file()), None)
+    return next((path for path in places if os.path.isfile(path)), None)  # False for names that cannot be
 
 
 def find_config(path: str | Path) -> Path:
@@ -140,7 +149,7 @@ def find_config(path: str | Path) -> Path:
         ConfigError: there is no such file.
     """
     for candidate in (Path(path), *(folder / f"{path}.yaml" for folder in _shipped_folders())):
-        if candidate.is_file():
+        if os.path.isfile(candidate):  # False, where Path raises, for a name that is too long
             return candidate
     raise ConfigError(str(path), ["no such file, and no shipped config of that name"])
 
@@ -152,18 +161,22 @@ def _shipped_folders() -> list[Path]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(str(path), [f"cannot be read as YAML: {' '.join(str(error).split())}"]) from error
+    values = read_yaml(path, ConfigError)
     if not isinstance(values, dict):
         raise ConfigError(str(path), ["must hold a mapping of sections, such as data:, model: and train:"])
     return values
 
 
-def _parse(text: str) -> Any:
+def parse_value(text: str) -> Any:
+    """Return what a value on the command line stands for: as in YAML, but 1e-3 is a number, and what is not YAML text.
+
+    Raises:
+        ValueError: it passes a bound of ``parse_yaml``, or is a number or a date that cannot be.
+    """
+    if _is_number(text) and not text.lstrip("+-").isdigit():
+        return float(text)
     try:
-        return float(text) if _is_number(text) and not text.lstrip("+-").isdigit() else yaml.safe_load(text)
+        return parse_yaml(text)
     except yaml.YAMLError:
         return text
 
@@ -181,6 +194,15 @@ def _nested(keys: Sequence[str], value: Any) -> dict[str, Any]:
     for key in reversed(keys):
         value = {key: value}
     return dict(value)
+
+
+def _layered(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay values over others; data are made only at the places that the values asking for it name."""
+    merged = _merge(below, above)
+    own = above.get("data")
+    if isinstance(own, Mapping) and {"manifest", "store"} & own.keys() and "synthetic" not in own:
+        merged["data"] = {key: value for key, value in merged["data"].items() if key != "synthetic"}
+    return merged
 
 
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -213,10 +235,12 @@ def _check_components(values: Any, kind: type[Strict]) -> list[str]:
         if kind not in (RunConfig, ModelConfig) or not isinstance(within, Mapping):
             continue
         for given in within[name] if isinstance(within.get(name), list | tuple) else [within.get(name)]:
-            if isinstance(given, str | Mapping):
+            try:
                 parsed = Component.model_validate(given)
-                shown = key if kind is RunConfig else name
-                problems += registry.check_component(component, parsed.name, parsed.options, shown)
+            except ValidationError:
+                continue  # not given, or pydantic will say what is wrong with it
+            shown = key if kind is RunConfig else name
+            problems += registry.check_component(component, parsed.name, parsed.options, shown)
     return problems
 
 
@@ -227,13 +251,15 @@ def _sentence(error: Any, kind: type[Strict]) -> str:
     if error["type"] == "missing":
         return f"{key}: missing"
     message = error["msg"].removeprefix("Value error, ")
-    shown = "" if isinstance(error["input"], Mapping) else f", got {error['input']!r}"
+    if error["type"] in ("model_type", "model_attributes_type", "dict_type"):
+        message = "must be a mapping of keys and values"
+    shown = "" if isinstance(error["input"], Mapping) else f", got {registry.shortened(error['input'])}"
     return f"{key}: {message[0].lower()}{message[1:]}{shown}" if key else f"{message}{shown}"
 
 
 def _names(kind: type[BaseModel], location: Sequence[Any]) -> list[str]:
     """The valid keys of the section at ``location``."""
-    for part in location:
+    for part in (part for part in location if isinstance(part, str)):  # numbers are places in a list
         annotation = kind.model_fields[part].annotation
         sections = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, BaseModel)]
         kind = sections[0]

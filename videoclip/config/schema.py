@@ -20,8 +20,20 @@ from pydantic import (
     model_validator,
 )
 
-Positive = Annotated[int, Field(gt=0)]
+from videoclip.limits import LARGEST, LARGEST_COUNT, LARGEST_SEED, MOST_WORKERS
 
+
+def _no_switch(value: Any) -> Any:
+    if isinstance(value, bool):  # which Python and pydantic take for 0 or 1
+        raise ValueError("must be a number")
+    return value
+
+
+Number = BeforeValidator(_no_switch)
+Positive = Annotated[int, Number, Field(gt=0, le=LARGEST_COUNT)]
+Rate = Annotated[float, Number, Field(gt=0, le=LARGEST)]
+Weight = Annotated[float, Number, Field(ge=0, le=LARGEST)]
+Share = Annotated[float, Number, Field(ge=0, lt=1)]
 
 Metric = Literal[
     "text_to_video/R@1",
@@ -43,7 +55,7 @@ Metric = Literal[
 class Strict(BaseModel):
     """A section of a configuration; unknown keys are mistakes."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Component(Strict):
@@ -57,8 +69,10 @@ class Component(Strict):
     def _from_short_form(cls, value: Any) -> Any:
         if isinstance(value, str):
             return {"name": value}
-        if isinstance(value, Mapping) and "options" not in value:
-            return {"name": value.get("name", ""), "options": {k: v for k, v in value.items() if k != "name"}}
+        if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
+            raise ValueError("must be the name of a component, or a mapping with its name and its options")
+        if "options" not in value:
+            return {"name": value["name"], "options": {str(k): v for k, v in value.items() if k != "name"}}
         return value
 
     @model_serializer
@@ -107,7 +121,7 @@ class ModelConfig(Strict):
     temporal: Component = Component(name="none")
     similarity: Component = Component(name="mean")
     frames: Positive = 12
-    context: Annotated[int, Field(ge=0)] = 0
+    context: Annotated[int, Number, Field(ge=0, le=LARGEST_COUNT)] = 0
 
     @property
     def live_images(self) -> bool:
@@ -152,7 +166,8 @@ class DataConfig(Strict):
         held_out: how many clips that are, at most a tenth of the training split.
         protocol: card that the splits are checked against, see ``videoclip.data.protocol``.
         classes: train recognition: a clip's label in place of its captions.
-        synthetic: make manifest and store on first use: ``moving_shapes``.
+        synthetic: make manifest and store on first use: ``moving_shapes``. A derived file or an override that names
+            another manifest or store turns this off, unless it sets ``synthetic`` too.
     """
 
     manifest: Path
@@ -198,8 +213,8 @@ class AverageConfig(Strict):
     """
 
     name: Literal["none", "ema", "beta"] = "none"
-    decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
-    beta: Annotated[float, Field(gt=0)] = 0.5
+    decay: Share = 0.999
+    beta: Rate = 0.5
 
     @model_validator(mode="before")
     @classmethod
@@ -216,9 +231,9 @@ class ObjectiveConfig(Strict):
         visual: cross-entropy of a linear layer on the pooled frames, which the model does not keep.
     """
 
-    pairs: Annotated[float, Field(ge=0)] = 0.0
-    classes: Annotated[float, Field(ge=0)] = 0.0
-    visual: Annotated[float, Field(ge=0)] = 0.0
+    pairs: Weight = 0.0
+    classes: Weight = 0.0
+    visual: Weight = 0.0
 
     @model_validator(mode="before")
     @classmethod
@@ -262,36 +277,36 @@ class TrainConfig(Strict):
         workers: processes that read and decode pixels ahead; all cores but one, shared by the processes of a machine,
             when not given, and none for uncompressed pixels.
         precision: ``auto`` takes bf16 on GPUs that have it, else fp32.
-        checkpoint_steps: optimiser steps between checkpoints; each epoch also ends with one.
+        checkpoint_steps: optimiser steps between checkpoints; each minute and each epoch also ends with one.
         tracker: also write losses and metrics for TensorBoard, through accelerate.
     """
 
     epochs: Positive = 5
     batch_size: Positive = 128
-    lr: Annotated[float, Field(gt=0)] = 1e-4
-    tower_lr: Annotated[float, Field(gt=0)] = 1e-6
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    clip_gradient: Annotated[float, Field(gt=0)] = 1.0
+    lr: Rate = 1e-4
+    tower_lr: Rate = 1e-6
+    weight_decay: Weight = 0.01
+    warmup: Share = 0.1
+    clip_gradient: Rate = 1.0
     accumulation: Positive = 1
     objective: ObjectiveConfig = ObjectiveConfig(pairs=1.0)
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    pixel_mixup: Annotated[float, Field(ge=0)] = 0.0
-    pixel_cutmix: Annotated[float, Field(ge=0)] = 0.0
+    label_smoothing: Share = 0.0
+    pixel_mixup: Weight = 0.0
+    pixel_cutmix: Weight = 0.0
     loss: Component = Component(name="cross_entropy")
     same_pairs: Literal["mask", "positive"] = "mask"
-    mixup: Annotated[float, Field(ge=0)] = 0.0
+    mixup: Weight = 0.0
     encode_at_once: Positive | None = None
     reversed_negatives: bool = False
     gradient_checkpointing: bool = False
-    anchor: Annotated[float, Field(ge=0)] = 0.0
-    distillation: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    anchor: Weight = 0.0
+    distillation: Share = 0.0
     average: AverageConfig = AverageConfig()
-    workers: Annotated[int, Field(ge=0)] | None = None
+    workers: Annotated[int, Number, Field(ge=0, le=MOST_WORKERS)] | None = None
     precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
     checkpoint_steps: Positive = 200
     tracker: Literal["none", "tensorboard"] = "none"
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Number, Field(ge=0, le=LARGEST_SEED)] = 0
 
 
 class SelectConfig(Strict):

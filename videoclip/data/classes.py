@@ -1,21 +1,23 @@
 """Classes of a recognition task and the sentences about them: plain files with a name and a hash.
 
-A class list has a class a line: its label, and after a tab the words for a prompt where those differ. A template has
-``{}`` where these words go. Shipped ones lie in ``configs/classes`` and ``configs/prompts``; ``#`` starts a comment.
+A class list has one class per line: its label, and after a tab the words for a prompt where those differ. Lines may
+begin with the classes' numbers, from 0 or from 1, if all of them do; without, classes count from 0. A template has
+``{}`` where these words go. Shipped ones are in ``configs/classes`` and ``configs/prompts``; ``#`` starts a comment.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from videoclip.config import find_text, shipped
-from videoclip.data.annotations import read_json, read_lines, read_table
-from videoclip.data.manifest import Clip
+from videoclip.data.annotations import read_lines, read_table
+from videoclip.data.manifest import Clip, encodable
 from videoclip.errors import DataError
-from videoclip.files import hash_of
+from videoclip.files import hash_of, read_json, reading
 
 
 @dataclass(frozen=True)
@@ -26,14 +28,21 @@ class ClassList:
         name: of the list.
         labels: as manifests have them.
         phrases: as they stand in a sentence.
+        first: number of the first class, where labels are numbers.
     """
 
     name: str
     labels: tuple[str, ...]
     phrases: tuple[str, ...]
+    first: int = field(default=0, compare=False)
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def last(self) -> int:
+        """Number of the last class."""
+        return self.first + len(self) - 1
 
     @property
     def fingerprint(self) -> str:
@@ -53,6 +62,19 @@ class ClassList:
                 f"{source}: class {label!r} is not in the list {self.name} of {len(self)} classes "
                 f"({', '.join(self.labels[:3])}, ...); leave it out, or take another list."
             ) from None
+
+    def label_of(self, given: str, source: str) -> str:
+        """Return a label of this list, given as it is, in other case, or by its number.
+
+        Raises:
+            DataError: it is not one of these, of ``source``.
+        """
+        if given in self.labels:  # first, as labels may be numbers themselves
+            return given
+        if given.isdecimal() and self.first <= int(given) <= self.last:
+            return self.labels[int(given) - self.first]
+        alike = [label for label in self.labels if label.casefold() == given.casefold()]
+        return alike[0] if len(alike) == 1 else self.labels[self.number(given, source)]
 
     def check(self, other: ClassList) -> None:
         """Refuse a list that is not this one.
@@ -82,33 +104,26 @@ class ClassList:
 
 
 def load_classes(source: str | Path) -> ClassList:
-    """A shipped list by name, or a file: lines of text, a table with a column ``name``, or a JSON of name -> number.
+    """Load a shipped list by name, or a file: lines, a table with a column ``name``, or a JSON of name -> number.
 
     Raises:
-        DataError: there is no such list, or a class stands twice.
+        DataError: there is no such list, it cannot be read, or a class is listed twice.
     """
-    path = find_text("classes", source)
+    with reading(source, "a class list"):  # a name that no system takes
+        path = find_text("classes", source)
     if path is None:
         raise DataError(f"{source}: no such file, and no shipped class list; there are: {_shipped('classes')}.")
-    if path.suffix == ".csv":
-        rows = read_table(path, ["name"])
-        pairs = [(row["name"], row.get("phrase") or phrase_of(row["name"])) for row in rows]
-    elif path.suffix == ".json":
-        try:
-            names = _numbered(read_json(path))
-        except (TypeError, ValueError) as error:
-            raise DataError(
-                f"{path}: a JSON class list is a list of names, or an object of names and numbers ({error})."
-            ) from error
-        pairs = [(name, phrase_of(name)) for name in names]
-    else:
-        lines = [line for line in read_lines(path) if not line.startswith("#")]
-        pairs = [_class_line(line) for line in lines]
-    labels = [label for label, _ in pairs]
-    twice = next((label for label in labels if labels.count(label) > 1), None)
-    if twice is not None or not labels:
-        raise DataError(f"{path}: class {twice!r} stands twice." if labels else f"{path}: holds no class.")
-    return ClassList(path.stem, tuple(labels), tuple(phrase for _, phrase in pairs))
+
+    suffix = path.suffix.lower()
+    rows = _of_table(path) if suffix in (".csv", ".tsv") else _of_json(path) if suffix == ".json" else _of_lines(path)
+    first, pairs = _ordered(rows)
+    labels = [encodable(label) for label, _ in pairs]
+    if not labels:
+        raise DataError(f"{path}: holds no class.")
+    twice = next((label for label, count in Counter(labels).items() if count > 1), None)
+    if twice is not None:
+        raise DataError(f"{path}: class {twice!r} stands twice.")
+    return ClassList(path.stem, tuple(labels), tuple(encodable(p or phrase_of(label)) for label, p in pairs), first)
 
 
 def classes_of(clips: Sequence[Clip]) -> ClassList:
@@ -174,7 +189,8 @@ def _templates(source: str) -> tuple[str, list[str]]:
         return source, []
     if "{}" in source:
         return source, [source]
-    path = find_text("prompts", source)
+    with reading(source, "a set of templates"):
+        path = find_text("prompts", source)
     if path is None:
         raise DataError(
             f"{source}: no such file, no template with {{}} and no shipped set of templates; there are: "
@@ -194,25 +210,58 @@ def _descriptions(path: Path) -> dict[str, list[str]]:
     )
     if not right:
         raise DataError(f"{path}: must hold an object of class -> list of sentences.")
-    return {_key(label): list(texts) for label, texts in given.items()}
+    return {_key(label): [encodable(text) for text in texts] for label, texts in given.items()}
 
 
-def _numbered(given: object) -> list[str]:
-    """Names of a JSON list, or of an object name -> number or number -> name, by number."""
-    if isinstance(given, list):
-        return [str(name) for name in given]
+Row = tuple[int | None, str, str]  # number, label, phrase
+
+
+def _of_table(path: Path) -> list[Row]:
+    rows = read_table(path, ["name"])
+    ids = [row.get("id", "").strip() for row in rows]
+    numbers = [int(i) if re.fullmatch("[0-9]{1,9}", i) else None for i in ids]
+    return [(n, row["name"].strip(), row.get("phrase", "").strip()) for n, row in zip(numbers, rows, strict=True)]
+
+
+def _of_json(path: Path) -> list[Row]:
+    """Return the names of a list, or of an object of name -> number or number -> name."""
+    given = read_json(path)
+    if isinstance(given, list) and all(isinstance(name, str | int) for name in given):
+        return [(None, str(name), "") for name in given]
     if not isinstance(given, Mapping):
-        raise TypeError(f"it holds a {type(given).__name__}")
-    turned = all(str(key).isdigit() for key in given)
-    pairs = [(int(k), str(v)) if turned else (int(v), str(k)) for k, v in given.items()]
-    return [name for _, name in sorted(pairs)]
+        raise DataError(f"{path}: a JSON class list is a list of names, or an object of names and numbers.")
+    turned = all(re.fullmatch("[0-9]{1,9}", key) for key in given)
+    pairs = [(key, name) if turned else (name, key) for key, name in given.items()]
+    wrong = next((number for number, _ in pairs if not re.fullmatch("[0-9]{1,9}", str(number))), None)
+    if wrong is not None:
+        raise DataError(f"{path}: {wrong!r} is not the number of a class; an object has names and numbers.")
+    numbers = sorted(int(number) for number, _ in pairs)
+    if numbers and numbers != list(range(numbers[0], numbers[0] + len(numbers))):
+        raise DataError(f"{path}: numbers of classes must follow each other, without gaps and without doubles.")
+    return [(int(number), str(name), "") for number, name in pairs]
 
 
-def _class_line(line: str) -> tuple[str, str]:
-    label, tab, phrase = line.partition("\t")
-    if not tab and (numbered := re.fullmatch(r"\d+ (\S+)", line)):
-        label = numbered[1]  # UCF101's classInd.txt
-    return label, phrase if tab else phrase_of(label)
+def _of_lines(path: Path) -> list[Row]:
+    """Return label and phrase of each line, and its number where every line begins with one: ``1 ApplyEyeMakeup``.
+
+    Names may begin with numbers of their own, such as ``2 handed wave``.
+    """
+    lines = [line.partition("\t") for line in read_lines(path) if not line.startswith("#")]
+    named: list[Row] = [(None, label.strip(" "), phrase.strip(" ")) for label, _, phrase in lines]
+    found = [None if tab else re.fullmatch(r"([0-9]{1,9}) +(.+)", label) for label, tab, _ in lines]
+    numbered: list[Row] = [(int(match[1]), match[2], "") for match in found if match]
+    counted = sorted(number for number, *_ in numbered if number is not None)
+    in_order = counted and counted[0] in (0, 1) and counted == list(range(counted[0], counted[0] + len(lines)))
+    return numbered if in_order and len({label for _, label, _ in numbered}) == len(lines) else named
+
+
+def _ordered(rows: Sequence[Row]) -> tuple[int, list[tuple[str, str]]]:
+    """Sort classes by their numbers, where these follow each other, and return the first number."""
+    first = min((number for number, *_ in rows if number is not None), default=0)
+    in_order = sorted(rows, key=lambda row: first if row[0] is None else row[0])
+    if [number for number, *_ in in_order] != list(range(first, first + len(rows))):
+        first, in_order = 0, list(rows)
+    return first, [(label, phrase) for _, label, phrase in in_order]
 
 
 def _key(text: str) -> str:

@@ -2,30 +2,52 @@
 
 A line is ``{"id": "a", "path": "videos/a.mp4", "captions": ["..."], "split": "train", "start": 0, "end": 9.5}``.
 Only ``path`` is required: it is relative to the manifest's folder. ``id`` is the path when absent; ``start`` and
-``end``, in seconds, make a clip of a stretch of the file; ``label`` names a class, ``group`` what
-clips share. A path may also be an address that
-fsspec can read, such as ``s3://bucket/a.mp4``.
+``end``, in seconds or as ``m:ss`` or ``h:mm:ss``, make a clip of a stretch of the file; ``label`` names a class,
+``group`` what clips share. A path may also be an address that fsspec can read, such as ``s3://bucket/a.mp4``.
+
+File names that are not valid UTF-8 keep their bytes in ``path``; ids and all other texts have them escaped.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from videoclip.data.remote import find_files, is_remote
-from videoclip.errors import DataError
+from videoclip.errors import DataError, printable
+from videoclip.files import read_lines, replace_text, to_json
+from videoclip.registry import unknown
 
 # What a folder scan offers to the decoder. Sound files are among them so that they are listed with a reason.
-MEDIA_NAMES = """
+SOUND_NAMES = "aac flac m4a mp3 wav"
+MEDIA_NAMES = f"""
     3g2 3gp avi divx f4v flv gif h264 hevc m2ts m2v m4v mjpeg mkv mov mp4 mpe mpeg mpg mts mxf ogg ogv qt rm rmvb ts vob
-    webm wmv y4m aac flac m4a mp3 wav
+    webm wmv y4m {SOUND_NAMES}
 """
+SOUND_SUFFIXES = {f".{name}" for name in SOUND_NAMES.split()}
 MEDIA_SUFFIXES = {f".{name}" for name in MEDIA_NAMES.split()}
+
+TIME = "a time of at least 0 in seconds, as m:ss or as h:mm:ss"
+EXPECTED = {
+    "id": "text",
+    "path": "the name of a file",
+    "captions": "a list of texts",
+    "split": "text",
+    "start": TIME,
+    "end": TIME,
+    "label": "text",
+    "group": "text",
+}
+
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Clip(BaseModel):
@@ -48,15 +70,32 @@ class Clip(BaseModel):
     path: Path | str
     captions: tuple[str, ...] = ()
     split: str = ""
-    start: Annotated[float, Field(ge=0)] | None = None
-    end: Annotated[float, Field(gt=0)] | None = None
+    start: Seconds | None = None
+    end: Annotated[Seconds, Field(gt=0)] | None = None
     label: str | None = None
     group: str | None = None
 
     @field_validator("path", mode="before")
     @classmethod
     def _address_or_path(cls, value: object) -> object:
+        if isinstance(value, str) and (not value or "\0" in value):
+            raise ValueError("no file has this name")
         return Path(value) if isinstance(value, str) and not is_remote(value) else value
+
+    @field_validator("id", "split", "label", "group", mode="before")
+    @classmethod
+    def _escaped(cls, value: object) -> object:
+        return encodable(value) if isinstance(value, str) else value
+
+    @field_validator("captions", mode="before")
+    @classmethod
+    def _all_escaped(cls, value: object) -> object:
+        return [cls._escaped(one) for one in value] if isinstance(value, list | tuple) else value
+
+    @field_validator("start", "end", mode="before")
+    @classmethod
+    def _clock(cls, value: object) -> object:
+        return seconds_of(value) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _ends_after_start(self) -> Clip:
@@ -65,38 +104,88 @@ class Clip(BaseModel):
         return self
 
 
+def encodable(text: str) -> str:
+    """Return text that can be written as UTF-8: lone surrogates, as in file names of other encodings, are escaped."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def seconds_of(text: str) -> float:
+    """Return the seconds that ``12.5``, ``m:ss`` or ``h:mm:ss.fff`` stand for.
+
+    Raises:
+        ValueError: the text is not a time.
+    """
+    clock = re.fullmatch(r"(?:([0-9]{1,9}):(?=[0-5]?[0-9]:))?([0-9]{1,9}):([0-5]?[0-9](?:\.[0-9]*)?)", text.strip())
+    if clock:
+        return 3600 * int(clock[1] or 0) + 60 * int(clock[2]) + float(clock[3])
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not {TIME}") from None
+
+
+@contextlib.contextmanager
+def locating(where: str) -> Iterator[None]:
+    """Turn what is wrong with a line or row of a user's file into one sentence that begins with its place.
+
+    Args:
+        where: file and line or row.
+
+    Raises:
+        DataError: in place of an error of structure or of a value.
+    """
+    try:
+        yield
+    except ValidationError as error:
+        raise DataError(f"{where}: {_mistake(error)}.") from error
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where}: is not JSON ({error.msg} at character {error.pos + 1}).") from error
+    except KeyError as error:
+        raise DataError(f"{where}: has no {error}.") from error
+    except RecursionError as error:
+        raise DataError(f"{where}: is nested too deep.") from error
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
+        raise DataError(f"{where}: {printable(str(error))[:200]}.") from error
+
+
 def read_manifest(path: str | Path) -> list[Clip]:
     """Read a manifest file, or list the videos below a folder, or below an address, by name.
 
+    Links to folders and files are followed, each folder once; ``passed_over`` counts what is not taken.
+
     Raises:
-        DataError: the path is missing, a line is malformed, or an id stands twice.
+        DataError: the path is missing or not a manifest, a line is malformed, or an id is listed twice.
     """
     if is_remote(path):
         return _clips_of_address(str(path))
     path = Path(path)
-    if path.is_dir():
-        return _clips_of_folder(path)
-    if not path.is_file():
+    if os.path.isdir(path):  # unlike Path.is_dir, False for names that no system takes
+        return _unique(_clips_of_folder(path), path)
+    if not os.path.isfile(path):
         raise DataError(f"{path}: there is no such manifest or folder of videos.")
-    clips = [_clip(line, number, path) for number, line in enumerate(path.read_text().splitlines(), 1) if line.strip()]
-    twice = [i for i, count in Counter(clip.id for clip in clips).items() if count > 1]
-    if twice:
-        raise DataError(
-            f"{path}: {len(twice)} id(s) stand more than once, the first is {twice[0]!r}; ids must be unique."
-        )
-    return clips
+    if path.suffix.lower() in MEDIA_SUFFIXES:
+        raise DataError(f"{path}: is a video, not a manifest. Name its folder, or a manifest that lists it.")
+
+    lines = enumerate(read_lines(path), 1)
+    return _unique([_clip(line, number, path) for number, line in lines if line.strip()], path)
 
 
 def write_manifest(clips: Iterable[Clip], path: str | Path) -> None:
-    """Write clips as a manifest, their paths relative to its folder where they lie below it."""
-    path = Path(path)
+    """Write clips as a manifest, their paths relative to its folder where they lie below it.
+
+    Raises:
+        VideoclipError: the file cannot be written.
+    """
+    folder = Path(path).absolute().parent
     lines = []
     for clip in clips:
-        values = clip.model_dump(mode="json", exclude_defaults=True)
-        if isinstance(clip.path, Path) and clip.path.is_relative_to(path.parent):
-            values["path"] = clip.path.relative_to(path.parent).as_posix()
-        lines.append(json.dumps(values, ensure_ascii=False) + "\n")
-    path.write_text("".join(lines))
+        values = clip.model_dump(exclude_defaults=True)
+        if isinstance(clip.path, Path):
+            # A relative path is relative to the working directory, which need not be the manifest's folder.
+            file = clip.path.absolute()
+            values["path"] = (file.relative_to(folder) if file.is_relative_to(folder) else file).as_posix()
+        lines.append(to_json(values) + "\n")
+    replace_text(Path(path), "".join(lines))
 
 
 def of_split(clips: Sequence[Clip], split: str, source: str | Path) -> list[Clip]:
@@ -127,33 +216,113 @@ def labelled(clips: Sequence[Clip], split: str | None, source: str | Path) -> li
 
 
 def passed_over(folder: str | Path) -> Counter[str]:
-    """How many files below a folder a scan passes over, by suffix: what is no video by its name."""
-    files = (f for f in Path(folder).rglob("*") if f.is_file())
-    return Counter(f.suffix.lower() or "(no suffix)" for f in files if f.suffix.lower() not in MEDIA_SUFFIXES)
+    """Count what a scan of a folder does not take, by suffix or reason: other files, dead links, repeated folders."""
+    return scan(Path(folder))[1]
+
+
+def scan(folder: Path) -> tuple[list[Path], Counter[str]]:
+    """Find the video files below a folder, by their names, and count everything else.
+
+    Links are followed. A folder that several of them lead to, or that contains itself, is listed once: under its own
+    name where it has one below ``folder``.
+
+    Raises:
+        DataError: the folder cannot be read.
+    """
+    files: list[Path] = []
+    others = Counter[str]()
+    visited: set[tuple[int, int]] = set()
+    real, linked = [folder], list[Path]()
+    while real or linked:
+        place = real.pop() if real else linked.pop(0)  # links last, so that a folder keeps its own name
+        try:
+            status = place.stat()
+            if (status.st_dev, status.st_ino) in visited:
+                others["(folder listed already)"] += 1
+                continue
+            visited.add((status.st_dev, status.st_ino))
+            entries = sorted(os.scandir(place), key=lambda entry: entry.name)
+        except OSError as error:
+            if place == folder:
+                raise DataError(f"{folder}: cannot be read ({error.strerror}).") from error
+            others["(folder that cannot be read)"] += 1
+            continue
+        for entry in entries:
+            path = place / entry.name
+            if kind := _kind(entry):
+                others[kind] += 1
+            elif entry.is_dir():
+                (linked if entry.is_symlink() else real).append(path)
+            else:
+                files.append(path)
+    return sorted(files), others
+
+
+def _kind(entry: os.DirEntry[str]) -> str:
+    """Say why a directory entry is neither a folder nor a video; empty where it is one of them."""
+    suffix = Path(entry.name).suffix.lower()
+    try:
+        if entry.is_dir() or (suffix in MEDIA_SUFFIXES and entry.is_file()):
+            return ""
+    except OSError:  # a link to itself
+        return "(dead link)"
+    if entry.is_symlink() and not os.path.exists(entry.path):
+        return "(dead link)"
+    return "(not a file)" if suffix in MEDIA_SUFFIXES else suffix or "(no suffix)"
+
+
+def _unique(clips: list[Clip], source: Path) -> list[Clip]:
+    twice = [i for i, count in Counter(clip.id for clip in clips).items() if count > 1]
+    if twice:
+        raise DataError(
+            f"{source}: {len(twice)} id(s) are listed more than once, the first is {twice[0]!r}; ids must be unique."
+        )
+    return clips
 
 
 def _clips_of_folder(folder: Path) -> list[Clip]:
-    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in MEDIA_SUFFIXES and f.is_file())
+    files, others = scan(folder)
     if not files:
-        raise DataError(f"{folder}: holds no video file.")
+        found = ", ".join(f"{count} {name}" for name, count in sorted(others.items()))
+        raise DataError(f"{folder}: contains no video file" + (f" (found {printable(found)})." if found else "."))
     return [Clip(id=f.relative_to(folder).as_posix(), path=f) for f in files]
 
 
 def _clips_of_address(address: str) -> list[Clip]:
     files = {name: f for name, f in find_files(address).items() if Path(name).suffix.lower() in MEDIA_SUFFIXES}
     if not files:
-        raise DataError(f"{address}: holds no video file.")
+        raise DataError(f"{address}: contains no video file.")
     return [Clip(id=name, path=f) for name, f in files.items()]
 
 
 def _clip(line: str, number: int, manifest: Path) -> Clip:
+    remedy = (
+        'Each line must be a JSON object with at least "path"; `videoclip manifest csv` makes a manifest of a table, '
+        "`videoclip manifest labels` of a list."
+    )
     try:
-        values = json.loads(line)
-        given = str(values["path"])
-        return Clip(**{"id": given, **values, "path": given if is_remote(given) else manifest.parent / given})
-    except (ValueError, KeyError, TypeError) as error:
-        first = error.errors()[0] if isinstance(error, ValidationError) else None
-        what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else f"{error}"
-        raise DataError(
-            f"{manifest}, line {number}: is no clip ({what}); a line is a JSON object with at least path."
-        ) from error
+        with locating(f"{manifest}, line {number}"):
+            values = json.loads(line)
+            if not isinstance(values, dict):
+                raise TypeError("is not a JSON object")
+            given = values["path"]
+            if isinstance(given, str) and given and not is_remote(given):
+                values["path"] = manifest.parent / given
+            return Clip(**{**values, "id": values.get("id") or given})
+    except DataError as error:
+        raise DataError(f"{error} {remedy}") from error
+
+
+def _mistake(error: ValidationError) -> str:
+    """Say in one sentence, without its full stop, what the first problem of a clip is: key, value, what is expected."""
+    problems = error.errors(include_url=False)
+    first = next((one for one in problems if one["loc"][:1] == ("path",)), problems[0])  # an id may come from the path
+    key = str(first["loc"][0]) if first["loc"] else ""
+    if first["type"] == "extra_forbidden":
+        return unknown("clip", key, list(EXPECTED), "no such key")
+    if first["type"] == "missing":
+        return f"has no {key!r}"
+    if not key:
+        return str(first["msg"]).removeprefix("Value error, ")
+    value = printable(repr(first["input"]))
+    return f"{key} {value[:80]}{'...' * (len(value) > 80)} is not {EXPECTED[key]}"

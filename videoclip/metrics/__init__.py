@@ -52,18 +52,36 @@ def retrieval_metrics(
 
 
 def relevance_metrics(scores: Tensor, relevance: Tensor | np.ndarray) -> dict[str, float]:
-    """nDCG and mAP in both directions, see ``graded_metrics``, for relevance (Q, B) of texts and videos.
+    """Compute nDCG and mAP in both directions, see ``graded_metrics``, for relevance (Q, B) of texts and videos.
 
     Raises:
-        DataError: relevance has another shape, or is below zero somewhere.
+        DataError: see ``check_relevance``.
     """
+    check_relevance(relevance, tuple(scores.shape))
     relevant = torch.as_tensor(relevance, device=scores.device)
-    if relevant.shape != scores.shape or not (relevant >= 0).all():
-        raise DataError(
-            f"Relevance must be at least 0 and (texts, videos) = {tuple(scores.shape)}; it is {tuple(relevant.shape)}."
-        )
     there, back = graded_metrics(scores, relevant), graded_metrics(scores.T, relevant.T)
     return {f"text_to_video/{k}": v for k, v in there.items()} | {f"video_to_text/{k}": v for k, v in back.items()}
+
+
+def check_relevance(relevance: Tensor | np.ndarray, shape: tuple[int, ...]) -> None:
+    """Refuse relevance that is not one finite number of at least 0 per text and video, (Q, B).
+
+    Raises:
+        DataError: it has another shape, other values, or is zero everywhere.
+    """
+    values = np.asarray(relevance.cpu() if isinstance(relevance, Tensor) else relevance)
+    if values.dtype.kind not in "biuf" or values.shape != shape:
+        raise DataError(
+            f"Relevance must be an array of numbers (texts, videos) = {shape}; it is {values.dtype} {values.shape}."
+        )
+    wrong = ~(np.isfinite(values) & (values >= 0))
+    if wrong.any():
+        text, video = np.argwhere(wrong)[0].tolist()
+        raise DataError(
+            f"Relevance must be finite and at least 0; text {text} and video {video} have {values[text, video]}."
+        )
+    if not values.any():
+        raise DataError("Relevance is 0 everywhere: there is nothing to find.")
 
 
 def metrics_of(ranks: Ranks) -> dict[str, float]:

@@ -28,8 +28,11 @@ class Recognition:
     labels: Tensor
 
     def __post_init__(self) -> None:
-        if torch.isnan(self.probabilities).any():
-            raise DataError("A prediction is NaN: the classifier or the features are broken.")
+        if not torch.isfinite(self.probabilities).all():
+            clip = int(torch.nonzero(~torch.isfinite(self.probabilities))[0, 0])
+            raise DataError(
+                f"A prediction for clip {clip} is NaN or infinite: the classifier or the features are broken."
+            )
 
     @property
     def hits(self) -> np.ndarray:

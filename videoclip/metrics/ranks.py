@@ -66,7 +66,7 @@ class Scores:
         """This process's rows: text numbers (q,) and their scores (q, B).
 
         Raises:
-            DataError: a score is NaN.
+            DataError: a score is not finite.
         """
         first, processes = self._share
         for number in range(first, len(self._chunks), processes):
@@ -101,9 +101,11 @@ class Scores:
         if number in self._remembered:
             return self._remembered[number]
         rows = self._rows(self._chunks[number]).float()
-        if torch.isnan(rows).any():
+        if not torch.isfinite(rows).all():
+            text, video = torch.nonzero(~torch.isfinite(rows))[0].tolist()
             raise DataError(
-                "The score matrix holds NaN: the model or the features are broken; ranks would be meaningless."
+                f"The score of text {int(self._chunks[number][text])} and video {video} is {rows[text, video].item()} "
+                "(NaN or infinite): the model or the features are broken; ranks would be meaningless."
             )
         if (len(self._remembered) + 1) * rows.numel() * rows.element_size() <= REMEMBERED_BYTES:
             self._remembered[number] = rows

@@ -7,6 +7,7 @@ They correct text to video; for the other direction give the transposed matrix. 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,7 +35,8 @@ def corrected(
         bank: for ``qb_norm`` and ``nnn``, see ``bank_scores``.
 
     Raises:
-        DataError: a bank is needed and not given, or there is only one query.
+        DataError: a bank is needed and not given, the temperature is not positive and finite, or there is only one
+            query.
     """
     found = {}
     for name in names:
@@ -82,9 +84,10 @@ def dual_softmax(scores: Scores, temperature: float) -> Scores:
         temperature: scores are divided by it before the softmax over the queries.
 
     Raises:
-        DataError: there is only one query.
+        DataError: there is only one query, or the temperature is not positive and finite.
     """
     _several(scores)
+    _positive("temperature", temperature)
     norm = column_logsumexp(scores, 1 / temperature)
     return scores.changed(lambda rows: rows * (rows.double() / temperature - norm).exp().float())
 
@@ -96,9 +99,10 @@ def sinkhorn(scores: Scores, temperature: float, iterations: int = 10) -> Scores
     changes no ranking and is left out of the result.
 
     Raises:
-        DataError: there is only one query.
+        DataError: there is only one query, or the temperature is not positive and finite.
     """
     _several(scores)
+    _positive("temperature", temperature)
     videos = torch.zeros(scores.videos, dtype=torch.float64, device=scores.owner.device)
     for _ in range(iterations):
         balanced = scores.changed(lambda rows, v=videos: (rows.double() / temperature + v).log_softmax(1))  # type: ignore[misc]
@@ -117,7 +121,11 @@ def qb_norm(scores: Scores, bank: Scores, k: int = 1, beta: float = 20.0) -> Sco
         bank: scores of sentences that are none of the queries, with the same videos.
         k: a video is a hub if it is among the first k of a bank sentence.
         beta: fits cosines at the authors' 20; for logits divide it by their factor.
+
+    Raises:
+        DataError: beta is not positive and finite.
     """
+    _positive("beta", beta)
     hub, norm = hubs(bank, k), column_logsumexp(bank, beta)
 
     def change(rows: Tensor) -> Tensor:
@@ -158,6 +166,12 @@ def column_logsumexp(scores: Scores, factor: float) -> Tensor:
     for _, rows in scores.chunks():
         total += (factor * rows.double() - highest).exp().sum(0)
     return highest + scores.join(total, "sum").log()
+
+
+def _positive(name: str, value: float) -> None:
+    # The inverse too: a temperature of 1e-320 makes every logit infinite.
+    if not (value > 0 and math.isfinite(value) and math.isfinite(1 / value)):
+        raise DataError(f"{name} must be a positive finite number, not {value}.")
 
 
 def _several(scores: Scores) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import html
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from videoclip.escape import html
+from videoclip.files import replace_text
 from videoclip.video import sampling
 from videoclip.video.decode import probe, read_frames
 
@@ -66,16 +67,16 @@ def write_report(path: str | Path, results: dict[str, Any], examples: Sequence[E
         *map(_example, examples),
     ]
     page = f"<!doctype html><meta charset=utf-8><title>videoclip demo</title><style>{STYLE}</style>" + "\n".join(body)
-    Path(path).write_text(page)
+    replace_text(Path(path), page)
 
 
 def _table(rows: Sequence[dict[str, Any]], splits: Sequence[str]) -> str:
-    head = "".join(f"<th>{name}</th>" for name in ("model", *splits, "trained parameters", "seconds"))
+    head = "".join(f"<th>{html(name)}</th>" for name in ("model", *splits, "trained parameters", "seconds"))
     lines = []
     for row in rows:
         cells = "".join(_result(row[split]) for split in splits)
         counts = f"<td class=n>{row['parameters']:,}</td><td class=n>{row['seconds']:.0f}</td>"
-        lines.append(f"<tr><td>{html.escape(row['name'])}</td>{cells}{counts}</tr>")
+        lines.append(f"<tr><td>{html(row['name'])}</td>{cells}{counts}</tr>")
     return f"<table><tr>{head}</tr>{''.join(lines)}</table>"
 
 
@@ -87,7 +88,7 @@ def _result(result: dict[str, Any]) -> str:
 
 def _rerank(result: dict[str, dict[str, float]]) -> str:
     pairs = ", ".join(
-        f"{name} {result['before'][name]:.1f} &rarr; {result['after'][name]:.1f}" for name in result["before"]
+        f"{html(name)} {result['before'][name]:.1f} &rarr; {result['after'][name]:.1f}" for name in result["before"]
     )
     return f"<p>Re-ranking the run of <em>mean</em> with the untrained backbone's best frame (weight 0.4): {pairs}.</p>"
 
@@ -97,8 +98,8 @@ def _example(example: Example) -> str:
     strips = []
     for place, (video, path, weights) in enumerate(example.videos):
         role = "right video" if place == 0 else "ranked first"
-        strips.append(f"<small>{role}: {html.escape(video)}</small>{_strip(path, weights)}")
-    title = f"<b>{html.escape(example.text)}</b> <small>rank of the right video: {example.rank:g}</small>"
+        strips.append(f"<small>{role}: {html(video)}</small>{_strip(path, weights)}")
+    title = f"<b>{html(example.text)}</b> <small>rank of the right video: {example.rank:g}</small>"
     return f"<section class={'hit' if hit else 'miss'}>{title}<br>{''.join(strips)}</section>"
 
 
@@ -109,7 +110,7 @@ def _strip(path: Path, weights: Sequence[float]) -> str:
     figures = [
         f"<figure><div class=w style='height:{28 * weight / top:.1f}px'></div><img src='{_data_uri(picture)}' alt=''>"
         f"<figcaption>{seconds:.2f} s &middot; {weight:.2f}</figcaption></figure>"
-        for picture, seconds, weight in zip(frames.pixels, frames.seconds, weights, strict=False)
+        for picture, seconds, weight in zip(frames.square(), frames.seconds, weights, strict=False)
     ]
     return f"<div class=strip>{''.join(figures)}</div>"
 

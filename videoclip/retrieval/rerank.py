@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -26,7 +27,9 @@ def rerank(
     depth: int = 1000,
     scaling: Scaling = "minmax",
 ) -> Run:
-    """weight x initial score + (1 - weight) x largest cosine of the query with any frame.
+    """Score videos anew: weight x initial score + (1 - weight) x largest cosine of the query with any frame.
+
+    Equal scores keep the order of the initial run.
 
     Args:
         run: the initial ranking.
@@ -39,8 +42,13 @@ def rerank(
             run has; ``none`` mixes them as they are. The method's own scaling is not known.
 
     Raises:
-        DataError: a query has no text, or videos are missing from the store.
+        DataError: weight or depth is out of range, a query has no text, videos are missing from the store, or a score
+            is not finite.
     """
+    if not 0 <= weight <= 1 or depth < 1:
+        raise DataError(f"weight must lie between 0 and 1, and depth be at least 1; got {weight} and {depth}.")
+    if not run:
+        raise DataError("The run has no query.")
     missing = [query for query in run if query not in queries]
     if missing:
         raise DataError(f"{len(missing)} of {len(run)} queries of the run have no text, the first is {missing[0]!r}.")
@@ -58,10 +66,23 @@ def rerank(
         head, tail = entries[:depth], entries[depth:]
         frames = similarity(text[number : number + 1], store.features([video for video, _ in head]))[0].tolist()
         mixed = mix([score for _, score in head], frames, weight, scaling)
+        _check_finite(query, head, frames, mixed)
         ordered = sorted(zip([video for video, _ in head], mixed, strict=True), key=lambda entry: -entry[1])
         floor = min(mixed)
         result[query] = ordered + [(video, floor - place) for place, (video, _) in enumerate(tail, 1)]
     return result
+
+
+def _check_finite(
+    query: str, head: Sequence[tuple[str, float]], frames: Sequence[float], mixed: Sequence[float]
+) -> None:
+    """Refuse all three, as scaling to [0, 1] can hide a NaN: no comparison with it holds."""
+    for (video, initial), frame, score in zip(head, frames, mixed, strict=True):
+        if not all(map(math.isfinite, (initial, frame, score))):
+            raise DataError(
+                f"Query {query!r}, video {video!r}: the initial score is {initial}, the best frame's cosine {frame}. "
+                "Both must be finite: correct the run, or cache the video again."
+            )
 
 
 def mix(initial: Sequence[float], frames: Sequence[float], weight: float, scaling: Scaling) -> list[float]:

@@ -29,7 +29,9 @@ class Tokens(Similarity):
         layers: of those networks, with ReLU between.
         padding: ``ignored`` or ``original``, see above.
         decorrelation: weight of the channel decorrelation loss between each word and its best frame and each frame
-            and its best word; 0 switches it off.
+            and its best word; 0 switches it off. On padded clips behind a temporal transformer it differs from the
+            authors' code (10.88 here and 11.20 there for the same weights and batch): there padded places keep what the
+            transformer made of them, and a word may choose one as its best frame; here they hold zeros.
         decorrelation_weights: whether pairs count in it by their ``learned`` weights or all the same (``uniform``).
         diagonal, off_diagonal: weights within that loss, see ``videoclip.loss.distance_from_identity``.
     """

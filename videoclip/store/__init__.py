@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,12 +15,22 @@ import torch
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from videoclip.backbone import Backbone
+from videoclip.backbone import Backbone, reopen_backbone
+from videoclip.backbone.trust import confirm_source
 from videoclip.data.remote import local_copy
 from videoclip.errors import StoreError
-from videoclip.features import TextFeatures, VideoFeatures, VideoPixels
+from videoclip.features import TextFeatures, VideoFeatures, VideoPixels, as_texts
+from videoclip.store.catalog import (
+    Failure,
+    Kind,
+    read_catalog,
+    read_failures,
+    row_types,
+    take_seconds,
+)
 from videoclip.store.recipe import read_description
-from videoclip.store.shards import Record, Rows, read_index
+from videoclip.store.shards import LOST, Record, Rows
+from videoclip.store.sources import vanished
 from videoclip.video import sampling
 
 Array = np.ndarray
@@ -37,7 +46,8 @@ class StoredClip:
         seconds: (T,) float64 true presentation times.
         patches: (T, N, D) embeddings of the image patches, where the store has them.
         views: (T, V, D) the same frames cropped or augmented otherwise, where the store has them.
-        notes: how it came to be: decoder, status (``ok``, ``short``, ``damaged``), errors, sha256 of the file.
+        notes: how it came to be: decoder, status (``ok``, ``short``, ``damaged``), errors, sha256 of the file, and its
+            source (see ``videoclip.store.sources``).
     """
 
     id: str
@@ -48,18 +58,6 @@ class StoredClip:
     notes: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Failure:
-    """A clip that could not be cached: at which stage, why, who was decoding, and after how many seconds."""
-
-    id: str
-    path: str
-    stage: str
-    reason: str
-    decoder: str
-    seconds: float
-
-
 class FeatureStore:
     """Read-only view of a store's committed content; safe while a writer works on it.
 
@@ -68,14 +66,15 @@ class FeatureStore:
         in_memory: hold all clips in memory rather than in memory maps.
 
     Raises:
-        StoreError: the folder is no store, or does not fit into memory.
+        StoreError: the folder is not a store, one of its files is damaged, or it does not fit into memory.
     """
 
     def __init__(self, folder: str | Path, in_memory: bool = False) -> None:
         self.folder = local_copy(folder)
         self.recipe, self._backbone = read_description(self.folder)
-        self._clips = self._read("clips")
-        self._seconds = {key: np.array(record.notes.pop("seconds")) for key, record in self._clips.items()}
+        self._catalog = read_catalog(self.folder, self.recipe, "clips")
+        self._clips = self._catalog.records
+        self._seconds = {key: take_seconds(record) for key, record in self._clips.items()}
         self._in_memory = in_memory
         self._rows: dict[Path, Rows] = {}
         self._touched = 0
@@ -97,12 +96,48 @@ class FeatureStore:
         """Name and pretrained tag of the backbone, as given when the store was made."""
         return dict(self._backbone)
 
+    def open_backbone(self, trust: bool = False, device: str = "cpu") -> Backbone:
+        """Load the backbone that made this store, for texts and further videos.
+
+        Args:
+            trust: load it though the store names a repository, a folder or a file: the store's author chose that.
+            device: as for ``create_backbone``.
+
+        Raises:
+            BackboneError: it needs ``trust``, or cannot be loaded.
+            StoreError: the features come from elsewhere.
+        """
+        if self.recipe.backbone.startswith("imported:"):
+            raise StoreError(
+                f"{self.folder}: its features were imported, and no text tower is known for them; only a store "
+                "that `videoclip cache` made can be searched by text."
+            )
+        spec = self.backbone_spec
+        confirm_source(str(spec["name"]), spec["pretrained"], self.folder, trust)
+        return reopen_backbone(spec, device)
+
     @cached_property
     def failures(self) -> list[Failure]:
         """Clips that could not be cached, without those that succeeded later."""
-        lines = [line for path in sorted(self.folder.glob("failures-*.jsonl")) for line in path.read_text().split("\n")]
-        found = {failure.id: failure for failure in map(_failure, lines) if failure}
-        return [failure for failure in found.values() if failure.id not in self._clips]
+        return [failure for failure in read_failures(self.folder) if failure.id not in self._clips]
+
+    @property
+    def lost(self) -> list[str]:
+        """Ids of clips whose rows are missing, because their shard is gone or cut off; caching makes them again."""
+        return sorted(self._catalog.lost)
+
+    @cached_property
+    def vanished(self) -> list[str]:
+        """Ids of clips whose video file no longer exists.
+
+        Empty on a machine that lacks even the folder that all files have in common: there the store is a copy without
+        its videos. Addresses are not looked up.
+        """
+        return vanished(self._clips)
+
+    def next_generation(self, clip_id: str) -> int:
+        """Return the generation that new rows of a clip get: one more than the highest that the store has seen."""
+        return self._catalog.generations.get(clip_id, -1) + 1
 
     def __len__(self) -> int:
         return len(self._clips)
@@ -116,7 +151,7 @@ class FeatureStore:
         Raises:
             StoreError: the clip is not in the store; the message says why, if caching it failed.
         """
-        record = self._record(clip_id)
+        record = self.record(clip_id)
         names = [name for name in record.tensors if name in ("frames", "patches", "views")]
         tensors = {name: torch.from_numpy(self._extent(record, name).copy()) for name in names}
         seconds = torch.from_numpy(self._seconds[clip_id])
@@ -149,7 +184,7 @@ class FeatureStore:
         if fps and self.recipe.fps and fps > self.recipe.fps + 1e-9:
             raise StoreError(f"{self.folder}: has {self.recipe.fps:g} frames a second, {fps:g} were asked for.")
         tensor, column = ("frames", None) if view is None else ("views", self._column(view))
-        records = [self._record(clip_id) for clip_id in ids]
+        records = [self.record(clip_id) for clip_id in ids]
         chosen = [
             self._choose(clip_id, frames, fps, generators[number] if generators else None)
             for number, clip_id in enumerate(ids)
@@ -180,7 +215,7 @@ class FeatureStore:
             raise StoreError(f"{self.folder}: holds no pixels of its frames; cache with --pixels.")
         clips, times = list[Tensor](), list[Tensor]()
         for number, clip_id in enumerate(ids):
-            record = self._record(clip_id)
+            record = self.record(clip_id)
             index = self._choose(clip_id, frames, None, generators[number] if generators else None)
             clips.append(self._pictures(record, index))
             times.append(torch.from_numpy(self._seconds[clip_id][index]))
@@ -196,12 +231,17 @@ class FeatureStore:
         pictures = [data[ends[n] - record.notes["jpeg_bytes"][n] : ends[n]].copy() for n in chosen]
         return torch.stack([decode_jpeg(torch.from_numpy(p), ImageReadMode.RGB) for p in pictures])
 
-    def text(self, captions: Sequence[str], words: bool = False) -> TextFeatures:
-        """Cached features of captions in single precision: sentence (Q, D), and with ``words`` words and mask (Q, L).
+    def text(self, captions: str | Sequence[str], words: bool = False) -> TextFeatures:
+        """Return cached features of captions, or of one, in single precision.
+
+        Args:
+            captions: Q texts.
+            words: return the words (Q, L, D) and their mask (Q, L) next to the sentences (Q, D).
 
         Raises:
             StoreError: a caption, or its words, are not in the store.
         """
+        captions = as_texts(captions)
         missing = [c for c in captions if c not in self._texts]
         if missing:
             raise StoreError(
@@ -245,6 +285,8 @@ class FeatureStore:
             "fingerprint": self.fingerprint,
             "backbone": self.backbone_spec,
             "recipe": asdict(self.recipe),
+            "pixel shape": self.recipe.preprocess.get("pixel_shape", "stored"),
+            "interlaced clips": sum(bool(note.get("interlaced")) for note in notes),
             "clips": len(frames),
             "frames": {"total": sum(frames), "least": min(frames, default=0), "most": max(frames, default=0)},
             "texts": len(self._texts),
@@ -252,6 +294,8 @@ class FeatureStore:
             "status": dict(Counter(note.get("status", "unknown") for note in notes)),
             "decoders": dict(Counter(note.get("decoder", "unknown") for note in notes)),
             "failures": len(self.failures),
+            "lost": len(self.lost),
+            "vanished": len(self.vanished),
         }
 
     def records(self, kind: Literal["clips", "texts"]) -> list[Record]:
@@ -273,20 +317,28 @@ class FeatureStore:
 
     @cached_property
     def _texts(self) -> dict[str, Record]:
-        return self._read("texts")
+        return read_catalog(self.folder, self.recipe, "texts").records
 
-    def _read(self, kind: str) -> dict[str, Record]:
-        """Records of all writers; of a key that two independent runs both wrote, the first."""
-        found: dict[str, Record] = {}
-        for index in sorted(self.folder.glob(f"{kind}-*.idx")):
-            for record in read_index(index):
-                found.setdefault(record.key, record)
-        return found
+    def seconds(self, clip_id: str) -> Array:
+        """Return the times (T,) of a clip's stored frames.
 
-    def _record(self, clip_id: str) -> Record:
+        Raises:
+            StoreError: as ``record``.
+        """
+        self.record(clip_id)
+        return self._seconds[clip_id]
+
+    def record(self, clip_id: str) -> Record:
+        """Return where a clip's rows lie, with its notes.
+
+        Raises:
+            StoreError: the clip is not in the store; the message says why, if caching it failed.
+        """
         record = self._clips.get(clip_id)
         if record is None:
             reason = next((f.reason for f in self.failures if f.id == clip_id), "it was never cached")
+            if clip_id in self._catalog.lost:
+                reason = "its shard is missing or cut off; run `videoclip cache` again"
             raise StoreError(f"{self.folder}: has no clip {clip_id!r}: {reason}")
         return record
 
@@ -313,7 +365,11 @@ class FeatureStore:
         path, extent = record.file(tensor), record.tensors[tensor]
         rows = self._rows.get(path)
         if rows is None or len(rows.array) < extent.row + extent.rows:
-            rows = self._rows[path] = _open_rows(path, extent.row + extent.rows, self._in_memory)
+            kind: Kind = "texts" if tensor in self.recipe.text_tensors else "clips"
+            rows = Rows(path, *row_types(self.recipe, kind)[tensor], self._in_memory)
+            if len(rows.array) < extent.row + extent.rows:
+                raise StoreError(f"{path}: is shorter than its index says. {LOST}")
+            self._rows[path] = rows
         found = rows.array[extent.row : extent.row + extent.rows]
         self._touched += found.nbytes
         if self._touched > FORGET_BYTES:
@@ -331,21 +387,3 @@ class FeatureStore:
             )
         for record in self._clips.values():
             self.raw(record)
-
-
-def _open_rows(path: Path, needed: int, in_memory: bool) -> Rows:
-    try:
-        rows = Rows(path, in_memory)
-    except FileNotFoundError as error:
-        raise StoreError(f"{path}: is missing, though its index names it; copy it again, or cache again.") from error
-    if len(rows.array) < needed:
-        raise StoreError(f"{path}: is shorter than its index says; copy it again, or cache again.")
-    return rows
-
-
-def _failure(line: str) -> Failure | None:
-    """A line of the failures table; None for what a kill left of one, whose clip will simply be tried again."""
-    try:
-        return Failure(**json.loads(line))
-    except (ValueError, TypeError):
-        return None

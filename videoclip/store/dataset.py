@@ -7,7 +7,6 @@ processes see the same.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -23,6 +22,8 @@ from videoclip.features import TextFeatures, VideoFeatures, VideoPixels
 from videoclip.layers import masked_mean
 from videoclip.store import FeatureStore
 from videoclip.store.source import PixelSource, Source
+from videoclip.store.sources import is_outdated
+from videoclip.video.isolation import METHOD, prepare
 
 T = TypeVar("T")
 
@@ -300,17 +301,18 @@ def ahead(dataset: Dataset[T], numbers: Sequence[int], workers: int) -> Iterator
     if not workers:
         yield from (dataset[number] for number in numbers)
         return
-    context = "forkserver" if sys.platform != "win32" else "spawn"
+    prepare()  # or each worker would import torch anew
     yield from DataLoader(
-        dataset, batch_size=None, sampler=numbers, num_workers=workers, multiprocessing_context=context
+        dataset, batch_size=None, sampler=numbers, num_workers=workers, multiprocessing_context=METHOD
     )
 
 
 def in_store(clips: Sequence[Clip], store: Source, allow_missing: bool) -> list[Clip]:
-    """The clips that the store, or the files, have.
+    """Return the clips that the store, or the files, have.
 
     Raises:
-        DataError: some are missing and that was not allowed, or all are.
+        DataError: some are missing and that was not allowed, or all are; or the store has another stretch or file
+            under a clip's id.
     """
     found = [clip for clip in clips if clip.id in store]
     missing = len(clips) - len(found)
@@ -320,6 +322,14 @@ def in_store(clips: Sequence[Clip], store: Source, allow_missing: bool) -> list[
         place = "in the store" if isinstance(store, FeatureStore) else "there"
         raise DataError(
             f"{store.folder}: {missing} of {len(clips)} clips are not {place}, the first is {first!r} "
-            f"({reasons.get(first, 'never cached')}); cache them, or set data.allow_missing=true to go on without."
+            f"({reasons.get(first, 'never cached')}); cache them, or set data.allow_missing=true to continue without "
+            "them."
+        )
+    held = store if isinstance(store, FeatureStore) else store.store if store.clips is None else None
+    outdated = [] if held is None else [clip.id for clip in found if is_outdated(clip, held.record(clip.id).notes)]
+    if outdated:
+        raise DataError(
+            f"{store.folder}: {len(outdated)} clips were cached from another stretch or file than the manifest names, "
+            f"the first is {outdated[0]!r}; run `videoclip cache` again with this manifest."
         )
     return found

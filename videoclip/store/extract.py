@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,23 +18,25 @@ from torch import Tensor
 
 from videoclip.backbone import Backbone, device_of
 from videoclip.data.manifest import Clip
-from videoclip.data.remote import push
-from videoclip.errors import DataError
+from videoclip.errors import DataError, StoreError
 from videoclip.features import VideoFeatures
 from videoclip.store import FeatureStore
 from videoclip.store.batches import Event, encode_batches
+from videoclip.store.catalog import Failure
 from videoclip.store.launch import Launch, join_launch, own_cores
 from videoclip.store.produce import ENCODE_FRAMES, STAGES, Producer
+from videoclip.store.push import check_target, push_shards
 from videoclip.store.recipe import DESCRIPTION, Recipe, create_description, read_description
-from videoclip.store.shards import ShardWriter, shard_files
+from videoclip.store.shards import ShardWriter, not_finite
 from videoclip.store.sink import Sink
+from videoclip.store.sources import append_changes, compare, source_notes
 from videoclip.video.clip import FrameChoice, load_clip
 from videoclip.video.isolation import Ended, Limits, isolated
-from videoclip.video.preprocess import Preprocess
+from videoclip.video.preprocess import PixelShape, Preprocess
 from videoclip.video.views import view_names
 
 ENCODE_TEXTS = 256
-WANTED, PRESENT, FAILED_BEFORE = range(3)
+WANTED, PRESENT, FAILED_BEFORE, CHANGED = range(4)
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ class Summary:
     Attributes:
         cached, failed: clips of this run.
         present, failed_before: clips of earlier runs, left alone.
+        changed: clips among those of this run whose file or stretch is another one than when they were cached before.
+        vanished: clips of the store whose file no longer exists.
         spent: CPU seconds of each stage in all processes; of a GPU its own seconds for ``encode``.
         seconds: that the run took.
         limit: the least seconds that its stages allow: every core, or the GPU, busy all the time; 0 on a Ray cluster,
@@ -74,6 +78,8 @@ class Summary:
     present: int
     failed: int
     failed_before: int
+    changed: int = 0
+    vanished: int = 0
     spent: dict[str, float] = field(default_factory=dict, compare=False)
     seconds: float = field(default=0.0, compare=False)
     limit: float = field(default=0.0, compare=False)
@@ -89,6 +95,7 @@ def cache_features(
     dtype: Literal["float16", "float32"] = "float16",
     precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto",
     resize: Literal["fast", "pillow"] = "fast",
+    pixel_shape: PixelShape | None = None,
     extras: Extras | None = None,
     broken: Literal["keep", "refuse"] = "keep",
     retry_failed: bool | str = False,
@@ -105,10 +112,12 @@ def cache_features(
     script that calls it needs the usual ``if __name__ == "__main__":``.
 
     Args:
-        clips: what to cache; ids already in the store are skipped.
+        clips: what to cache; those that the store has of the same stretch of the same file are skipped.
         folder: the store, new or made by the same recipe.
         precision: of the image tower; ``auto`` keeps an existing store's, else fp16 on a GPU and fp32 on a CPU.
-        resize: ``pillow`` gives open_clip's own pixels to the bit, ``fast`` within 2 grey levels.
+        resize: ``pillow`` gives open_clip's own pixels to the bit, ``fast`` within 2 gray levels.
+        pixel_shape: ``square`` shows anamorphic video as a player does, ``stored`` takes its pixels for square ones;
+            when not given, an existing store's, else ``square``.
         extras: what else to store.
         broken: whether short and damaged files are kept, with that status, or refused.
         retry_failed: try clips again that failed before; a string, those whose stage and reason hold it.
@@ -124,20 +133,24 @@ def cache_features(
         DataError: two clips have one id.
     """
     began, folder, launch = time.monotonic(), Path(folder), join_launch()
-    preprocess = replace(backbone.preprocess, resize=resize)
+    pixel_shape = pixel_shape or _pixel_shape(folder)
+    preprocess = replace(backbone.preprocess, resize=resize, pixel_shape=pixel_shape)
     recipe = _recipe(folder, backbone, preprocess, choice, decoder, dtype, precision, extras or Extras())
-    plan = launch.from_first("plan", lambda: _plan(clips, folder, recipe, backbone, retry_failed))
+    plan = launch.from_first("plan", lambda: _plan(clips, folder, recipe, backbone, retry_failed, push_to))
     _cache_texts(clips, folder, recipe, backbone, launch)
-    wanted = [clip for clip, state in zip(clips, plan, strict=True) if state == WANTED]
-    with Sink(folder, recipe, launch.rank, shard_mib << 20, push_to) as sink:
+    wanted = [clip for clip, state in zip(clips, plan, strict=True) if state in (WANTED, CHANGED)]
+    with Sink(FeatureStore(folder), launch.rank, shard_mib << 20, push_to) as sink:
         if wanted:
             producer = Producer(recipe, preprocess, backbone, broken)
             events = _produce(producer, wanted, launch, engine, workers, limits, batch, sink.spent)
             _show(sink.take(events), len(wanted), launch)
     cores = 0 if engine == "ray" else max(1, _workers(workers, len(clips)))
     summary = _summary(launch, sink, plan, time.monotonic() - began, cores, backbone)
-    if push_to and launch.rank == 0:  # now that all processes are done
-        _push_rest(folder, push_to)
+    if launch.rank == 0:  # now that all processes are done
+        if push_to:
+            check_target(folder, push_to)
+            push_shards(folder, sorted(folder.glob("*.idx")), push_to, launch.rank)
+        summary = replace(summary, vanished=len(FeatureStore(folder).vanished))
     return summary
 
 
@@ -154,6 +167,13 @@ def read_clips(backbone: Backbone, paths: Sequence[str | Path], frames: int) -> 
             for c in clips
         ]
     return VideoFeatures.pad(encoded, [clip.seconds.float() for clip in clips])
+
+
+def _pixel_shape(folder: Path) -> PixelShape:
+    """The shape of pixels in an existing store, else square ones."""
+    if (folder / DESCRIPTION).is_file() and "pixel_shape" not in read_description(folder)[0].preprocess:
+        return "stored"
+    return "square"
 
 
 def _recipe(
@@ -180,9 +200,12 @@ def _recipe(
         tensors["views"] = [len(views), backbone.width]
     if extras.pixels:
         tensors |= {"jpeg": []} if extras.pixels == "jpeg" else {"pixels": [3, *preprocess.size]}
+    parameters = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(preprocess).items()}
+    if preprocess.pixel_shape == "stored":
+        del parameters["pixel_shape"]  # the fingerprint of stores from before there was a choice
     return Recipe(
         backbone=backbone.fingerprint,
-        preprocess={name: list(v) if isinstance(v, tuple) else v for name, v in asdict(preprocess).items()},
+        preprocess=parameters,
         frames=choice.frames,
         fps=choice.fps,
         sampling=choice.sampling,
@@ -195,15 +218,47 @@ def _recipe(
     )
 
 
-def _plan(clips: Sequence[Clip], folder: Path, recipe: Recipe, backbone: Backbone, retry_failed: bool | str) -> bytes:
-    """Make the folder a store and tell of each clip whether it is wanted."""
+def _plan(
+    clips: Sequence[Clip],
+    folder: Path,
+    recipe: Recipe,
+    backbone: Backbone,
+    retry_failed: bool | str,
+    push_to: str | None,
+) -> bytes:
+    """Make the folder a store, and return the state of each clip: whether it is there, failed before, or is wanted."""
     if len({clip.id for clip in clips}) < len(clips):
         raise DataError("two of the clips have the same id; ids must be unique within a store.")
     create_description(folder, recipe, backbone.spec)
+    if push_to:
+        check_target(folder, push_to)
     store = FeatureStore(folder)
     again = retry_failed if isinstance(retry_failed, str) else "" if retry_failed else None
-    failed = {f.id for f in store.failures if again is None or again not in f"{f.stage}: {f.reason}"}
-    return bytes(PRESENT if c.id in store else FAILED_BEFORE if c.id in failed else WANTED for c in clips)
+    failures = {f.id: f for f in store.failures if again is None or again not in f"{f.stage}: {f.reason}"}
+    changes: list[dict[str, Any]] = []
+    states = bytes(_state(clip, store, failures.get(clip.id), changes) for clip in clips)
+    append_changes(folder, changes)
+    return states
+
+
+def _state(clip: Clip, store: FeatureStore, failure: Failure | None, changes: list[dict[str, Any]]) -> int:
+    """Compare a clip with what the store has of it, and note in ``changes`` what moved or is out of date."""
+    if clip.id not in store and failure is None:
+        return WANTED
+    now = source_notes(clip)
+    if clip.id not in store:
+        assert failure is not None
+        version = (failure.bytes, failure.modified)
+        return FAILED_BEFORE if version == (now["bytes"], now["modified"]) else WANTED
+
+    record = store.record(clip.id)
+    verdict = compare(clip, now, record.notes, store.seconds(clip.id))
+    change = {"key": clip.id, "generation": record.generation}
+    if verdict == "moved":
+        changes.append({**change, **now})
+    if verdict == "changed":
+        changes.append({**change, "forgotten": True})  # at once: the new file may turn out not to be readable
+    return CHANGED if verdict == "changed" else PRESENT
 
 
 def _cache_texts(clips: Sequence[Clip], folder: Path, recipe: Recipe, backbone: Backbone, launch: Launch) -> None:
@@ -222,7 +277,11 @@ def _cache_texts(clips: Sequence[Clip], folder: Path, recipe: Recipe, backbone: 
                 rows = {"sentence": text.sentence[number : number + 1]}
                 if text.words is not None and text.mask is not None:
                     rows["words"] = text.words[number][text.mask[number]]
-                writer.add(caption, {name: _array(tensor) for name, tensor in rows.items()})
+                arrays = {name: _array(tensor).astype(recipe.dtype) for name, tensor in rows.items()}
+                for name, array in arrays.items():
+                    if bad := not_finite(name, array):
+                        raise StoreError(f"caption {caption!r}: the encoder gave features that are not finite ({bad}).")
+                writer.add(caption, arrays)
             writer.commit()
 
 
@@ -285,7 +344,16 @@ def _summary(launch: Launch, sink: Sink, plan: bytes, seconds: float, cores: int
         limit = max(by_cores, spent["encode"] / launch.size) if on_gpu else by_cores
         spent["waiting"] = round(max(0.0, (seconds - by_cores) * cores), 3)
     cached, failed = (sum(part[i] for part in told) for i in (0, 1))
-    return Summary(cached, plan.count(PRESENT), failed, plan.count(FAILED_BEFORE), spent, seconds, limit)
+    return Summary(
+        cached,
+        plan.count(PRESENT),
+        failed,
+        plan.count(FAILED_BEFORE),
+        changed=plan.count(CHANGED),
+        spent=spent,
+        seconds=seconds,
+        limit=limit,
+    )
 
 
 def _workers(wanted: int | None, clips: int) -> int:
@@ -293,12 +361,6 @@ def _workers(wanted: int | None, clips: int) -> int:
     if wanted is not None:
         return wanted
     return max(1, min(own_cores(), clips))
-
-
-def _push_rest(folder: Path, address: str) -> None:
-    """Copy everything that is not there yet."""
-    files = [file for index in sorted(folder.glob("*.idx")) for file in shard_files(index)]
-    push([folder / DESCRIPTION, *sorted(folder.glob("failures-*.jsonl")), *files], address)
 
 
 def _array(tensor: Tensor) -> np.ndarray:

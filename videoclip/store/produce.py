@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -17,10 +16,11 @@ from torch import Tensor
 
 from videoclip.backbone import Backbone
 from videoclip.data.manifest import Clip
-from videoclip.data.remote import local_file
+from videoclip.data.remote import is_remote, local_file
 from videoclip.errors import DecodeError
-from videoclip.store import Failure
+from videoclip.store.catalog import Failure
 from videoclip.store.recipe import Recipe
+from videoclip.store.sources import sha256_of, source_notes
 from videoclip.video.clip import FrameChoice, chosen_frames
 from videoclip.video.decode import Frames, Video
 from videoclip.video.preprocess import Preprocess
@@ -88,10 +88,11 @@ class Producer:
                 yield message
         except DecodeError as error:
             seconds = round(time.monotonic() - began, 3)
-            yield Failure(clip.id, str(clip.path), error.stage, str(error), decoder, seconds)
+            yield failure_of(clip, error.stage, str(error), decoder, seconds)
 
     def _produce(self, clip: Clip) -> Iterator[Message]:
         clock = _Clock()
+        source = source_notes(clip)  # before the file is read: what is replaced meanwhile must not pass for this one
         choice = FrameChoice(self.recipe.frames, self.recipe.fps, self.recipe.sampling)  # type: ignore[arg-type]
         with local_file(clip.path) as path:
             with clock.stage("probe"):
@@ -110,7 +111,10 @@ class Producer:
                     "status": self._status(video),
                     "errors": video.errors,
                     "sha256": digest,
+                    **source,
                 }
+                if video.info.interlaced:
+                    notes["interlaced"] = True
         yield Done(notes, dict(clock.spent))
 
     def _pixels(
@@ -123,7 +127,7 @@ class Producer:
             if part is None:
                 return
             with clock.stage("preprocess"):
-                pixels = make_views(part.pixels, self.preprocess, self.recipe.views, clip.id)
+                pixels = make_views(part.pixels, self.preprocess, self.recipe.views, clip.id, part.aspect)
             seconds.extend(round(float(s), 6) for s in part.seconds)
             decoders.add(part.decoder)
             yield pixels
@@ -208,15 +212,14 @@ def _open(path: Path, decoder: Decoder) -> tuple[Video, str]:
         info, digest = _last[key]
         return Video(path, decoder, info), digest
     video = Video(path, decoder)
-    digest = _sha256(path)
+    digest = sha256_of(path)
     _last.clear()
     _last[key] = video.info, digest
     return video, digest
 
 
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+def failure_of(clip: Clip, stage: str, reason: str, decoder: str, seconds: float) -> Failure:
+    """Return the failure of a clip, with the version of its file: another one is tried again."""
+    source = source_notes(clip)
+    path = source["path"] if is_remote(clip.path) else str(clip.path)
+    return Failure(clip.id, path, stage, reason, decoder, seconds, source["bytes"], source["modified"])

@@ -9,10 +9,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import TypeAdapter
+
 from videoclip.errors import StoreError, writing
+from videoclip.files import read_json, reading, replace_text, to_json
 
 FORMAT = 2
 DESCRIPTION = "store.json"
+RESTORE = "Restore it from a copy, or cache into another folder."
+LARGEST_SIDE = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -21,7 +26,8 @@ class Recipe:
 
     Attributes:
         backbone: fingerprint of the weights (with their preprocessing).
-        preprocess: the parameters of the image transform.
+        preprocess: the parameters of the image transform; no ``pixel_shape``, as in stores from before it was one of
+            them, means ``stored``.
         frames, fps, sampling: which frames were taken; see ``videoclip.video.clip.FrameChoice``.
         decoder: ``auto`` or ``pyav``.
         precision: of the image tower's arithmetic, ``fp32``, ``fp16`` or ``bf16``.
@@ -72,7 +78,8 @@ class Recipe:
 
     def differences(self, other: Recipe) -> list[str]:
         """``field: this one's / the other's`` where they differ."""
-        mine, theirs = dict(_leaves(asdict(self))), dict(_leaves(asdict(other)))
+        absent = {"preprocess.pixel_shape": "stored"}
+        mine, theirs = absent | dict(_leaves(asdict(self))), absent | dict(_leaves(asdict(other)))
         names = list(dict.fromkeys([*mine, *theirs]))
         pairs = ((name, mine.get(name), theirs.get(name)) for name in names)
         return [f"{name}: {one} / {two}" for name, one, two in pairs if one != two]
@@ -105,8 +112,7 @@ def create_description(folder: Path, recipe: Recipe, backbone: Mapping[str, str 
             temporary.unlink(missing_ok=True)
             if any(folder.iterdir()):
                 raise StoreError(f"{folder} is neither empty nor a feature store; choose another folder.")
-            temporary.write_text(json.dumps(content, indent=2) + "\n")
-            temporary.replace(folder / DESCRIPTION)
+            replace_text(folder / DESCRIPTION, to_json(content, indent=2) + "\n")
     different = read_description(folder)[0].differences(recipe)
     if different:
         raise StoreError(
@@ -119,12 +125,25 @@ def read_description(folder: Path) -> tuple[Recipe, dict[str, str | None]]:
     """The recipe of a store, and the name and tag of its backbone.
 
     Raises:
-        StoreError: the folder is no store, or one of another version.
+        StoreError: the folder is not a store, is one of another version, or its description is damaged.
     """
     path = folder / DESCRIPTION
     if not path.is_file():
-        raise StoreError(f"{folder} is no feature store (it has no {DESCRIPTION}); make one with `videoclip cache`.")
-    content = json.loads(path.read_text())
-    if content.get("format") != FORMAT:
-        raise StoreError(f"{folder}: store format {content.get('format')}; this version reads {FORMAT}: cache again.")
-    return Recipe(**content["recipe"]), content["backbone"]
+        raise StoreError(f"{folder} is not a feature store (it has no {DESCRIPTION}); make one with `videoclip cache`.")
+    content = read_json(path, StoreError, RESTORE)
+    with reading(path, "the description of a store", StoreError, RESTORE):
+        found = content.get("format")
+        if found != FORMAT:
+            raise StoreError(f"{folder}: store format {found}; this version reads {FORMAT}: cache again.")
+        recipe = TypeAdapter(Recipe).validate_python(content["recipe"])
+        _check_tensors(recipe)
+        return recipe, {"name": str(content["backbone"]["name"]), **content["backbone"]}
+
+
+def _check_tensors(recipe: Recipe) -> None:
+    """Raise ValueError where a description was edited so that no row could be found."""
+    if recipe.dtype not in ("float16", "float32"):
+        raise ValueError(f"dtype {recipe.dtype!r}")
+    shapes = recipe.tensors.values()
+    if "frames" not in recipe.tensors or not all(0 < n < LARGEST_SIDE for shape in shapes for n in shape):
+        raise ValueError(f"tensors {recipe.tensors}")

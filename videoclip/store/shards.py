@@ -22,12 +22,14 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from videoclip.errors import StoreError, writing
+from videoclip.files import reading, to_json
 
 if sys.platform != "win32":
     import fcntl
 
 Array = np.ndarray
 BLOCK = 4 << 20
+LOST = "Copy the file again, or delete it: `videoclip cache` then makes its clips again."
 _sync = getattr(os, "fdatasync", os.fsync)  # fdatasync, the cheaper one, is missing on macOS and Windows
 
 
@@ -49,6 +51,15 @@ class Record:
     tensors: dict[str, Extent]
     notes: dict[str, Any]
 
+    @property
+    def generation(self) -> int:
+        """How often the key's rows were replaced before these; the record of the highest generation counts."""
+        return int(self.notes.get("generation", 0))
+
+    def within(self, present: Mapping[str, int]) -> bool:
+        """Whether the files that have ``present`` rows of each tensor hold all rows of this record."""
+        return all(e.row + e.rows <= present.get(name, 0) for name, e in self.tensors.items())
+
     def file(self, tensor: str) -> Path:
         """The .npy file of a tensor."""
         return tensor_file(self.index, tensor)
@@ -57,8 +68,8 @@ class Record:
 class ShardWriter:
     """Appends records to the shards of one writer; what was added exists from the next ``commit`` on.
 
-    The writer's last shard is cut back to its last committed record and gone on with; a shard that another living
-    process holds is left to it, and a new one begun.
+    The writer's last shard is cut back to its last committed record and continued. A shard that another living process
+    holds, or that has lost committed rows, is left alone and a new one begun.
 
     Args:
         folder: the store.
@@ -72,7 +83,7 @@ class ShardWriter:
         finished: index files of the shards that this writer has closed, whole.
 
     Raises:
-        StoreError: a file cannot be written, or has lost committed rows.
+        StoreError: a file cannot be written.
     """
 
     def __init__(
@@ -146,25 +157,36 @@ class ShardWriter:
         return self._folder / f"{self._name}-{self._number:05d}.idx"
 
     def _open(self) -> None:
-        """Take the first shard, from the current number on, that no other process holds."""
+        """Take the first shard, from the current number on, that no other process holds and that is whole."""
         with writing(self._folder):
-            while (lines := _hold(self.index)) is None:
+            while (lines := self._take_whole()) is None:
                 self._number += 1
             self._lines, self._pending = lines, list[Record]()
             committed = list(read_index(self.index))
-            self._lines.truncate(sum(len(_line(record)) for record in committed))
+            self._lines.truncate(committed_bytes(self.index))
             self._rows, self._files = {}, {}
             for name, shape in self._shapes.items():
                 rows = sum(record.tensors[name].rows for record in committed)
                 header, path = npy_header(rows, shape, self._dtypes[name]), tensor_file(self.index, name)
-                size = len(header) + rows * self._row_bytes(name)
-                if rows and (not path.exists() or path.stat().st_size < size):
-                    raise StoreError(f"{path}: has lost rows that its index names; delete the shard, cache again.")
                 file = path.open("r+b" if path.exists() else "w+b")
-                file.truncate(size)
+                file.truncate(len(header) + rows * self._row_bytes(name))
                 file.write(header)
                 file.seek(0, os.SEEK_END)
                 self._rows[name], self._files[name] = rows, file
+
+    def _take_whole(self) -> BinaryIO | None:
+        """Hold the current shard; None if another process has it or if rows that its index names are lost."""
+        lines = _hold(self.index)
+        if lines is None:
+            return None
+        present = {
+            name: rows_in(tensor_file(self.index, name), shape, self._dtypes[name])
+            for name, shape in self._shapes.items()
+        }
+        if all(record.within(present) for record in read_index(self.index)):
+            return lines
+        lines.close()
+        return None
 
     def _append(self, name: str, content: Array | BinaryIO) -> Extent:
         first, size, crc = self._rows[name], 0, 0
@@ -187,16 +209,21 @@ class ShardWriter:
 class Rows:
     """Memory map (N, ...) of one tensor's file; only rows named by an index are valid.
 
+    Args:
+        path: the file.
+        shape: of one row, and ``dtype``, as the store's recipe has them; the file's header must agree.
+        in_memory: copy the rows into memory.
+
+    Raises:
+        StoreError: the file's header is damaged, or says something else.
+
     ``array`` is the map, or with ``in_memory`` a copy. ``forget`` gives the pages that were touched back to the system,
     which keeps them cached: resident memory stays flat however much is read.
     """
 
-    def __init__(self, path: Path, in_memory: bool = False) -> None:
-        with path.open("rb") as file:
-            if np.lib.format.read_magic(file) != (1, 0):
-                raise StoreError(f"{path}: is no shard of this store.")
-            (_, *shape), _, dtype = np.lib.format.read_array_header_1_0(file)
-            offset = file.tell()
+    def __init__(self, path: Path, shape: Sequence[int], dtype: np.dtype[Any], in_memory: bool = False) -> None:
+        with reading(path, "a shard of this store", StoreError, LOST), path.open("rb") as file:
+            offset = _check_header(file, path, shape, dtype)
             elements = int(np.prod(shape))
             rows = (os.fstat(file.fileno()).st_size - offset) // (elements * dtype.itemsize)
             self._map = None if in_memory else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -229,6 +256,31 @@ def read_index(index: Path) -> Iterator[Record]:
             ) from error
 
 
+def committed_bytes(index: Path) -> int:
+    """Return how many bytes of a shard's index are whole lines."""
+    content = index.read_bytes()
+    return content.rfind(b"\n") + 1
+
+
+def rows_in(path: Path, shape: Sequence[int], dtype: np.dtype[Any]) -> int:
+    """Return how many whole rows a tensor's file has by its size, 0 if it is missing."""
+    try:
+        size = path.stat().st_size
+    except OSError:
+        return 0
+    row_bytes = int(np.prod(shape)) * dtype.itemsize
+    return max(0, size - len(npy_header(0, shape, dtype))) // row_bytes
+
+
+def not_finite(name: str, rows: Array) -> str | None:
+    """Return where the rows (N, ...) of a tensor have their first NaN or infinity, and which one; None if nowhere."""
+    if rows.dtype.kind != "f" or np.isfinite(rows).all():
+        return None
+    row = int(np.argmin(np.isfinite(rows).reshape(len(rows), -1).all(1)))
+    values = rows[row][~np.isfinite(rows[row])]
+    return f"{name}, row {row}: {values.flat[0]}"
+
+
 def tensor_file(index: Path, tensor: str) -> Path:
     """The .npy file of a tensor, beside its shard's index."""
     return index.with_suffix(f".{tensor}.npy")
@@ -249,7 +301,19 @@ def npy_header(rows: int, shape: Sequence[int], dtype: np.dtype[Any]) -> bytes:
 
 def _line(record: Record) -> bytes:
     tensors = {name: [e.row, e.rows, e.crc32] for name, e in record.tensors.items()}
-    return json.dumps({"key": record.key, "tensors": tensors, **record.notes}, ensure_ascii=False).encode() + b"\n"
+    return to_json({"key": record.key, "tensors": tensors, **record.notes}).encode() + b"\n"
+
+
+def _check_header(file: BinaryIO, path: Path, shape: Sequence[int], dtype: np.dtype[Any]) -> int:
+    """Compare the header of a .npy file with what the store's recipe says; returns where its rows begin."""
+    version = np.lib.format.read_magic(file)
+    (_, *found_shape), fortran, found_dtype = np.lib.format.read_array_header_1_0(file)
+    if version != (1, 0) or fortran or list(found_shape) != list(shape) or found_dtype != dtype:
+        raise StoreError(
+            f"{path}: its header says {found_dtype.str} {tuple(found_shape)} per row, but the store's recipe "
+            f"{dtype.str} {tuple(shape)}. {LOST}"
+        )
+    return file.tell()
 
 
 def _blocks(content: Array | BinaryIO, dtype: np.dtype[Any]) -> Iterator[bytes]:

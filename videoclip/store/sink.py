@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import tempfile
 import time
 from collections import defaultdict
@@ -18,13 +17,14 @@ import torch
 from torchvision.io import encode_jpeg
 
 from videoclip.data.manifest import Clip
-from videoclip.data.remote import push
 from videoclip.errors import StoreError, writing
-from videoclip.store import Failure
+from videoclip.files import to_json
+from videoclip.store import FeatureStore
 from videoclip.store.batches import Event
-from videoclip.store.produce import Chunk, Decoding, Done
-from videoclip.store.recipe import DESCRIPTION, Recipe
-from videoclip.store.shards import ShardWriter, shard_files
+from videoclip.store.catalog import Failure
+from videoclip.store.produce import Chunk, Decoding, Done, failure_of
+from videoclip.store.push import push_shards
+from videoclip.store.shards import ShardWriter, not_finite
 from videoclip.video.isolation import Ended
 
 COMMIT_SECONDS = 2.0  # the most finished work that a kill can cost
@@ -36,8 +36,7 @@ class Sink:
     """Writes what becomes of clips into a store.
 
     Args:
-        folder: the store.
-        recipe: of the store.
+        store: the store as it is now.
         writer: number of this process.
         shard_bytes: see ``ShardWriter``.
         push_to: an fsspec address to which finished shards are copied.
@@ -47,11 +46,14 @@ class Sink:
         spent: seconds of each stage.
     """
 
-    def __init__(self, folder: Path, recipe: Recipe, writer: int, shard_bytes: int, push_to: str | None) -> None:
-        self._folder, self._recipe, self._push_to = folder, recipe, push_to
-        self._open = partial(ShardWriter, folder, "clips", recipe.tensors, recipe.dtype_of, writer, shard_bytes)
+    def __init__(self, store: FeatureStore, writer: int, shard_bytes: int, push_to: str | None) -> None:
+        self._folder, self._recipe, self._push_to = store.folder, store.recipe, push_to
+        self._next_generation, self._number = store.next_generation, writer
+        self._open = partial(
+            ShardWriter, store.folder, "clips", store.recipe.tensors, store.recipe.dtype_of, writer, shard_bytes
+        )
         self._writer: ShardWriter | None = None  # opened for the first clip: without one nothing is touched
-        self._table = folder / f"failures-{writer:04d}.jsonl"
+        self._table = store.folder / f"failures-{writer:04d}.jsonl"
         self._under_way: dict[str, _UnderWay] = {}
         self._committed, self._pushed = time.monotonic(), 0
         self.cached, self.failed = 0, 0
@@ -80,11 +82,7 @@ class Sink:
         elif isinstance(message, Chunk):
             under_way.add(message)
         elif isinstance(message, Done):
-            self._writer = self._writer or self._open()
-            self._writer.add(clip.id, dict(under_way.files), **message.notes, **under_way.notes)
-            for stage, seconds in message.spent.items():
-                self.spent[stage] += seconds
-            self.cached += 1
+            self._finish(clip, message, under_way)
         elif isinstance(message, Failure):
             self._fail(message)
         elif isinstance(message, Ended):
@@ -97,18 +95,30 @@ class Sink:
             self._committed = time.monotonic()
         return isinstance(message, Ended)
 
+    def _finish(self, clip: Clip, done: Done, under_way: _UnderWay) -> None:
+        for stage, seconds in done.spent.items():
+            self.spent[stage] += seconds
+        if under_way.bad is not None:
+            reason = f"{clip.path}: the encoder gave features that are not finite numbers ({under_way.bad})."
+            self._fail(failure_of(clip, "encode", reason, under_way.decoder, sum(done.spent.values())))
+            return
+        self._writer = self._writer or self._open()
+        generation = self._next_generation(clip.id)
+        replaces = {"generation": generation} if generation else {}
+        self._writer.add(clip.id, dict(under_way.files), **done.notes, **under_way.notes, **replaces)
+        self.cached += 1
+
     def _fail(self, failure: Failure) -> None:
-        with writing(self._folder), self._table.open("a") as file:
-            file.write(f"\n{json.dumps(asdict(failure), ensure_ascii=False)}\n")  # a kill may have left half a line
+        with writing(self._folder), self._table.open("a", encoding="utf-8") as file:
+            file.write(f"\n{to_json(asdict(failure))}\n")  # a kill may have left half a line
         self.failed += 1
 
     def _push(self, finished: list[Path]) -> None:
         """Copy closed shards already now; where it fails they go with the rest at the end."""
         if self._push_to is None or len(finished) == self._pushed:
             return
-        files = [file for index in finished[self._pushed :] for file in shard_files(index)]
         with contextlib.suppress(StoreError):
-            push([self._folder / DESCRIPTION, *files], self._push_to)
+            push_shards(self._folder, finished[self._pushed :], self._push_to, self._number)
             self._pushed = len(finished)
 
 
@@ -117,12 +127,14 @@ class _UnderWay:
 
     def __init__(self, jpeg: bool) -> None:
         self.decoder, self._jpeg = "", jpeg
+        self.bad: str | None = None  # the first value that is not finite
         self.files: dict[str, Any] = {}
         self.notes: dict[str, list[int]] = {"jpeg_bytes": []} if jpeg else {}
 
     def add(self, chunk: Chunk) -> None:
         with writing(Path(tempfile.gettempdir())):
             for name, rows in chunk.rows.items():
+                self.bad = self.bad or not_finite(name, rows)
                 if name == "pixels" and self._jpeg:
                     pictures = [encode_jpeg(torch.from_numpy(row), JPEG_QUALITY).numpy() for row in rows]
                     self.notes["jpeg_bytes"] += [picture.nbytes for picture in pictures]
@@ -144,4 +156,4 @@ class _UnderWay:
 def _lost(clip: Clip, ended: Ended, decoder: str) -> Failure:
     """What is told of a clip whose worker did not live to tell it, or met an error that it did not expect."""
     stage, reason = "decode" if decoder else "open", f"{clip.path}: {ended.error}."
-    return Failure(clip.id, str(clip.path), stage, reason, decoder, round(ended.seconds, 3))
+    return failure_of(clip, stage, reason, decoder, round(ended.seconds, 3))

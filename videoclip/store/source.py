@@ -6,6 +6,7 @@ augmentation, which depends on the generator that is given for the clip.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,13 +19,15 @@ from torch import Tensor
 from videoclip.data.manifest import Clip
 from videoclip.errors import DataError, DecodeError
 from videoclip.features import VideoPixels
-from videoclip.store import Failure, FeatureStore
+from videoclip.store import FeatureStore
+from videoclip.store.catalog import Failure
 from videoclip.store.launch import own_cores
 from videoclip.video.clip import ClipPixels, FrameChoice, load_clip
 from videoclip.video.preprocess import Preprocess
-from videoclip.video.views import RandomCrop, augmented, random_crop
+from videoclip.video.views import augmented
 
 Generators = Sequence[np.random.Generator]
+Transform = Callable[..., Tensor]
 Augmentation = Literal["none", "crop", "crop_flip"]
 
 
@@ -117,17 +120,15 @@ class PixelSource:
                 "training does: train from its store, with data.allow_missing=true."
             ) from error
 
-    def _transform(self, generator: np.random.Generator | None) -> Callable[[np.ndarray | Tensor], Tensor]:
+    def _transform(self, generator: np.random.Generator | None) -> Transform:
         """The image transform of one clip: the same for all its frames (T, H, W, 3), however many come at a time."""
         if generator is None or self.augmentation == "none":
             return self.preprocess
-        drawn: list[RandomCrop] = []
 
-        def transform(frames: np.ndarray | Tensor) -> Tensor:
+        def transform(frames: np.ndarray | Tensor, aspect: float = 1.0) -> Tensor:
             pixels = torch.as_tensor(frames).permute(0, 3, 1, 2)
-            if not drawn:
-                drawn.append(random_crop(pixels.shape[-2:], generator, self.augmentation == "crop_flip"))
-            return augmented(pixels, self.preprocess, drawn[0])
+            drawn = copy.deepcopy(generator)  # the same numbers each time, also where the picture's size changes
+            return augmented(pixels, self.preprocess, drawn, self.augmentation == "crop_flip", aspect)
 
         return transform
 

@@ -13,23 +13,43 @@ import numpy as np
 from rich.progress import track
 
 from videoclip.errors import StoreError, VideoclipError, writing
+from videoclip.files import reading
 from videoclip.store import FeatureStore
 from videoclip.store.recipe import DESCRIPTION, Recipe, create_description
-from videoclip.store.shards import Record, ShardWriter
+from videoclip.store.shards import Record, ShardWriter, not_finite
+from videoclip.store.sources import append_changes
 
 Array = np.ndarray
 COMMIT_RECORDS = 256
 
 
 def verify(store: FeatureStore) -> list[str]:
-    """What is wrong with a store's files, a sentence for each record; empty if every checksum holds."""
+    """Return what is wrong with a store's files, a sentence for each fault; empty if every row is as it was written."""
+    lost = [f"clip {key!r}: its shard is missing or cut off; `videoclip cache` makes it again." for key in store.lost]
     problems = []
     for record in track([*store.records("clips"), *store.records("texts")], "checking"):
         try:
             _checked(store, record)
         except StoreError as error:
             problems.append(str(error))
-    return problems
+    return [*lost, *dict.fromkeys(problems)]  # a damaged header is the same fault for each of its records
+
+
+def prune(store: FeatureStore) -> list[str]:
+    """Forget the clips whose video file no longer exists; their rows go with the next merge.
+
+    Returns:
+        Their ids.
+
+    Raises:
+        StoreError: the store cannot be written.
+    """
+    vanished = store.vanished
+    append_changes(
+        store.folder,
+        [{"key": key, "generation": store.record(key).generation, "forgotten": True} for key in vanished],
+    )
+    return vanished
 
 
 def merge(
@@ -44,7 +64,7 @@ def merge(
         skip_damaged: leave out what does not fit its checksum.
 
     Raises:
-        StoreError: recipes differ, a clip of one id was made of different files, or a checksum does not hold.
+        StoreError: recipes differ, a clip of one id was made of different files, or a row is damaged.
     """
     first, folder = stores[0], Path(out)
     for other in stores[1:]:
@@ -53,7 +73,7 @@ def merge(
     create_description(folder, first.recipe, first.backbone_spec)
     kinds: dict[Literal["clips", "texts"], Any] = {"clips": first.recipe.tensors, "texts": first.recipe.text_tensors}
     for kind, tensors in kinds.items():
-        seen = {record.key: record.notes.get("sha256", "") for record in FeatureStore(folder).records(kind)}
+        seen = {record.key: _origin(record) for record in FeatureStore(folder).records(kind)}
         with ShardWriter(folder, kind, tensors, first.recipe.dtype_of, shard_bytes=shard_mib << 20) as writer:
             for store in stores:
                 for record in store.records(kind):
@@ -67,7 +87,7 @@ def merge(
                             continue
                         raise
                     writer.add(record.key, rows, **store.notes(record))
-                    seen[record.key] = record.notes.get("sha256", "")
+                    seen[record.key] = _origin(record)
                     if len(seen) % COMMIT_RECORDS == 0:
                         writer.commit()
     return FeatureStore(folder)
@@ -143,13 +163,14 @@ def import_features(
         dtype: of the stored rows.
 
     Raises:
-        StoreError: a file holds no (T, D) array, widths differ, two files give one id, or times are told neither by
-            files nor by ``fps``.
+        StoreError: a file holds no (T, D) array of finite real numbers, or numbers beyond ``dtype``; widths differ,
+            two files give one id, or there is not one time, ascending, for each frame.
     """
     folder, writer, recipe, known, added = Path(out), None, None, set[str](), set[str]()
     try:
         for path, name, arrays in _arrays(Path(source)):
-            frames, seconds = _frames(path, arrays), _times(path, arrays, fps)
+            frames = _as_dtype(path, _frames(path, arrays), dtype)
+            seconds = _times(path, arrays, len(frames), fps)
             if recipe is None:
                 recipe = _imported(backbone, fps, dtype, frames.shape[1])
                 create_description(folder, recipe, {"name": backbone, "pretrained": None})
@@ -164,12 +185,12 @@ def import_features(
                 continue
             notes = {"decoder": "imported", "status": "unknown", "errors": 0, "sha256": ""}
             assert writer is not None
-            writer.add(name, {"frames": frames}, seconds=seconds[: len(frames)].round(6).tolist(), **notes)
+            writer.add(name, {"frames": frames}, seconds=seconds.round(6).tolist(), **notes)
     finally:
         if writer is not None:
             writer.close()
     if recipe is None:
-        raise StoreError(f"{source}: holds no .npy, .npz or .tar file.")
+        raise StoreError(f"{source}: contains no .npy, .npz or .tar file.")
     return FeatureStore(folder)
 
 
@@ -177,7 +198,7 @@ def import_texts(folder: str | Path, texts: Mapping[str, Array] | Iterable[tuple
     """Add text features (D,), not normalised, computed elsewhere, to a store.
 
     Raises:
-        StoreError: a feature has another width than the store.
+        StoreError: a feature has another width than the store, or is not finite.
     """
     store = FeatureStore(folder)
     width, known = store.recipe.width, store.captions
@@ -186,13 +207,21 @@ def import_texts(folder: str | Path, texts: Mapping[str, Array] | Iterable[tuple
             if np.shape(feature) != (width,):
                 raise StoreError(f"{store.folder}: the feature of {text!r} is {np.shape(feature)}, not ({width},).")
             if text not in known:
-                writer.add(text, {"sentence": np.asarray(feature)[None]})
+                rows = _as_dtype(f"text {text!r}", np.asarray(feature)[None], store.recipe.dtype)
+                writer.add(text, {"sentence": rows})
 
 
-def _check_same_source(seen: Mapping[str, str], record: Record, store: FeatureStore) -> None:
-    mine = record.notes.get("sha256", "")
-    if seen.get(record.key, mine) != mine:
-        raise StoreError(f"{store.folder}: {record.key!r} was made of another file than in a store before it.")
+def _origin(record: Record) -> tuple[str, list[float | None]]:
+    """Return the content and the stretch that a record was made from; nothing of a text."""
+    return record.notes.get("sha256", ""), record.notes.get("stretch", [None, None])
+
+
+def _check_same_source(seen: Mapping[str, Any], record: Record, store: FeatureStore) -> None:
+    if seen.get(record.key, _origin(record)) != _origin(record):
+        raise StoreError(
+            f"{store.folder}: clip {record.key!r} was made from another file or stretch than in a store before it; "
+            "cache it again, or merge without one of the stores."
+        )
 
 
 def _checked(store: FeatureStore, record: Record) -> dict[str, Array]:
@@ -202,6 +231,11 @@ def _checked(store: FeatureStore, record: Record) -> dict[str, Array]:
             raise StoreError(
                 f"{record.file(name)}: the {name} of {record.key!r} are damaged; `videoclip store merge "
                 "--skip-damaged` leaves them out, and `videoclip cache` then makes them again."
+            )
+        if bad := not_finite(name, array):
+            raise StoreError(
+                f"{record.file(name)}: {record.key!r} has values that are not finite ({bad}); `videoclip store merge "
+                "--skip-damaged` leaves it out."
             )
     return rows
 
@@ -217,48 +251,78 @@ def _imported(backbone: str, fps: float | None, dtype: str, width: int) -> Recip
 
 def _arrays(source: Path) -> Iterator[tuple[str, str, dict[str, Array]]]:
     """Where an array was found, the clip's name, and the arrays by their names."""
+    if not source.exists():
+        raise StoreError(f"{source}: no such file or folder.")
     suffixes = (".npy", ".npz", ".tar")
     files = [source] if source.is_file() else sorted(f for f in source.rglob("*") if f.suffix in suffixes)
     for file in files:
         if file.suffix != ".tar":
             name = file.name if file == source else file.relative_to(source).as_posix()
-            yield str(file), name.removesuffix(file.suffix), _load(str(file), file.suffix, file.read_bytes())
+            with reading(file, "an array of numbers", StoreError):
+                content = file.read_bytes()
+            yield str(file), name.removesuffix(file.suffix), _load(str(file), file.suffix, content)
             continue
-        with tarfile.open(file) as archive:
-            for member in archive:
-                suffix = Path(member.name).suffix
-                content = archive.extractfile(member) if suffix in suffixes[:2] else None
-                if content is not None:
-                    yield (
-                        f"{file}:{member.name}",
-                        member.name.removesuffix(suffix),
-                        _load(member.name, suffix, content.read()),
-                    )
+        for member, content in _members(file, suffixes[:2]):
+            suffix = Path(member).suffix
+            yield f"{file}:{member}", member.removesuffix(suffix), _load(f"{file}:{member}", suffix, content)
+
+
+def _members(path: Path, suffixes: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+    """Yield names and contents of the files of a .tar that have one of the suffixes."""
+    with reading(path, "a .tar archive", StoreError), tarfile.open(path) as archive:
+        for member in archive:
+            content = archive.extractfile(member) if Path(member.name).suffix in suffixes else None
+            if content is not None:
+                yield member.name, content.read()
 
 
 def _load(path: str, suffix: str, content: bytes) -> dict[str, Array]:
-    try:
+    with reading(path, "an array of numbers", StoreError):
         loaded: Any = np.load(io.BytesIO(content), allow_pickle=False)
         return {"features": loaded} if suffix == ".npy" else dict(loaded)
-    except (ValueError, OSError, EOFError) as error:
-        raise StoreError(f"{path}: is no array of numbers that can be read ({error}).") from error
 
 
 def _frames(path: str, arrays: Mapping[str, Array]) -> Array:
     named = [arrays[name] for name in ("features", "clip_embeddings") if name in arrays]
     found = named or [array for array in arrays.values() if array.ndim == 2]
-    if not found or found[0].ndim != 2 or not len(found[0]):
+    if not found or found[0].ndim != 2 or not found[0].size:
         raise StoreError(
-            f"{path}: holds no array (frames, width); found { ({n: a.shape for n, a in arrays.items()}) }."
+            f"{path}: contains no array (frames, width); found { ({n: a.shape for n, a in arrays.items()}) }."
         )
     return found[0]
 
 
-def _times(path: str, arrays: Mapping[str, Array], fps: float | None) -> Array:
-    if "timestamps_ms" in arrays:
-        return np.asarray(arrays["timestamps_ms"], float) / 1000
-    if "seconds" in arrays:
-        return np.asarray(arrays["seconds"], float)
-    if fps is None:
-        raise StoreError(f"{path}: does not tell its frames' times; give their rate with --fps.")
-    return np.arange(len(_frames(path, arrays))) / fps
+def _as_dtype(path: str, rows: Array, dtype: str) -> Array:
+    """Return rows in the dtype in which they are stored, if they are finite numbers there as well."""
+    if rows.dtype.kind not in "fiu":
+        raise StoreError(f"{path}: has values of type {rows.dtype}, not real numbers.")
+    if bad := not_finite("features", rows):
+        raise StoreError(f"{path}: has values that are not finite ({bad}).")
+    with np.errstate(over="ignore"):  # looked at next
+        converted = rows.astype(dtype)
+    if bad := not_finite("features", converted):
+        row = int(bad.partition("row ")[2].partition(":")[0])
+        value = rows[row].flat[int(np.abs(rows[row]).argmax())]
+        raise StoreError(f"{path}: row {row} has the value {value:g}, which {dtype} cannot hold; use --dtype float32.")
+    return converted
+
+
+def _times(path: str, arrays: Mapping[str, Array], frames: int, fps: float | None) -> Array:
+    """Return the time in seconds of each frame."""
+    name = next((name for name in ("timestamps_ms", "seconds") if name in arrays), None)
+    if name is None:
+        if fps is None:
+            raise StoreError(f"{path}: contains no timestamps; pass --fps.")
+        return np.arange(frames) / fps
+
+    times = arrays[name]
+    if times.dtype.kind not in "fiu" or times.ndim != 1:
+        raise StoreError(
+            f"{path}: {name} has type {times.dtype} and shape {times.shape}; one number per frame is needed."
+        )
+    if len(times) != frames:
+        raise StoreError(f"{path}: has {frames} frames, but {len(times)} times in {name}.")
+    seconds = times.astype(float) / (1000 if name == "timestamps_ms" else 1)
+    if not np.isfinite(seconds).all() or (np.diff(seconds) < 0).any():
+        raise StoreError(f"{path}: {name} must be finite and ascending.")
+    return seconds

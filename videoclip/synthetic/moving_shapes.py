@@ -13,16 +13,21 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.progress import track
 
 from videoclip.data.manifest import Clip, write_manifest
+from videoclip.errors import DataError
+from videoclip.files import make_folder, read_json, reading, replace_text
 from videoclip.synthetic.scenes import BACKGROUNDS, COLOURS, SHAPES, SIZES, Array, Frames, draw
 from videoclip.video.encode import write_video
 
 SIDE = 96
 FPS = 6.0
+MARKER, VERSION = "moving_shapes.json", 1  # who made a folder; another version makes other videos from a seed
+MANIFESTS = ("manifest.jsonl", "objects.jsonl")
 FRAMES = 12  # taking every one leaves no sampling phase that could give the direction of time away
 
 # Motion -> its reverse, and ways to say it. {a} and {b} are the colours before and after.
@@ -122,20 +127,32 @@ def render(scene: Scene, frames: int = FRAMES, side: int = SIDE) -> Array:
 
 
 def write_moving_shapes(folder: str | Path, seed: int = 0, counts: Counts | None = None) -> Path:
-    """Write all videos and ``manifest.jsonl`` below ``folder``; what an interrupted run left is written anew.
+    """Write all videos and ``manifest.jsonl`` into an empty folder, or anew into one that was made by this function.
 
     Labels are the motions. ``objects.jsonl`` holds the same clips labelled by colour and shape, without those whose
     colour changes.
 
     Returns:
         The manifest's path. A folder whose manifest is complete and of the same seed and counts is left alone.
+
+    Raises:
+        DataError: the folder contains something else.
+        StoreError: a file cannot be written.
     """
     folder, counts = Path(folder), counts or Counts()
-    manifest, made_of = folder / "manifest.jsonl", folder / "moving_shapes.json"
-    wanted = json.dumps({"seed": seed, **asdict(counts)})
-    if manifest.exists() and made_of.exists() and made_of.read_text() == wanted:
+    manifest, marker = (folder / name for name in (MANIFESTS[0], MARKER))
+    wanted = {"version": VERSION, "seed": seed, **asdict(counts)}
+    made = _made_of(folder)
+    if manifest.exists() and made == {**wanted, "complete": True}:
         return manifest
-    made_of.unlink(missing_ok=True)
+    if made is None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(
+            f"{folder} is not empty, and moving_shapes did not make what it contains: nothing is written there. "
+            "Choose another folder, or train on your own data with data.synthetic=null."
+        )
+
+    make_folder(folder)
+    replace_text(marker, json.dumps(wanted))  # first: an interrupted run must recognize its own folder
     clips, objects = list[Clip](), list[Clip]()
     total = counts.train + 2 * (counts.val + counts.test + counts.novel)
     for split, name, scene, twin in track(_videos(seed, counts), "writing videos", total=total):
@@ -147,16 +164,32 @@ def write_moving_shapes(folder: str | Path, seed: int = 0, counts: Counts | None
         clips.append(Clip(id=f"{split}/{name}", path=path, captions=captions, split=split, label=label))
         if scene.colour == scene.after:
             objects.append(clips[-1].model_copy(update={"label": f"{scene.colour} {scene.shape}"}))
-    write_manifest(objects, folder / "objects.jsonl")
+    write_manifest(objects, folder / MANIFESTS[1])
     write_manifest(clips, manifest)
-    made_of.write_text(wanted)  # last: it says that everything else is whole
+    replace_text(marker, json.dumps({**wanted, "complete": True}))  # last: everything else is whole
     return manifest
 
 
 def seed_of(folder: str | Path) -> int | None:
-    """The seed of the whole set of videos in a folder; None where there is none, or a part of one."""
-    made_of = Path(folder) / "moving_shapes.json"
-    return int(json.loads(made_of.read_text())["seed"]) if made_of.exists() else None
+    """Return the seed of the whole set of videos in a folder; None where there is none, or a part of one.
+
+    Raises:
+        DataError: the folder's marker cannot be read.
+    """
+    made = _made_of(Path(folder))
+    return int(made["seed"]) if made is not None and made["complete"] else None
+
+
+def _made_of(folder: Path) -> dict[str, Any] | None:
+    """Return what the marker of a folder says; None where there is none."""
+    path = folder / MARKER
+    if not path.is_file():
+        return None
+    remedy = "Delete the folder to make its videos anew."
+    values = read_json(path, remedy=remedy)
+    with reading(path, "a marker of moving_shapes", remedy=remedy):
+        # Markers without these two were written last, by version 1.
+        return {"version": 1, "complete": "version" not in values, **values, "seed": int(values["seed"])}
 
 
 def _videos(seed: int, counts: Counts) -> Iterator[tuple[str, str, Scene, bool]]:

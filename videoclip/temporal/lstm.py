@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from videoclip.layers import gathered, scattered
+from videoclip.layers import gathered, recur, scattered
 from videoclip.temporal import TemporalEncoder, front
 
 
@@ -23,5 +23,5 @@ class LSTM(TemporalEncoder):
         packed = nn.utils.rnn.pack_padded_sequence(
             gathered(frames, order), mask.sum(1).clamp(min=1).cpu(), batch_first=True, enforce_sorted=False
         )
-        states, _ = nn.utils.rnn.pad_packed_sequence(self.lstm(packed)[0], True, total_length=frames.shape[1])
+        states, _ = nn.utils.rnn.pad_packed_sequence(recur(self.lstm, packed), True, total_length=frames.shape[1])
         return frames + scattered(states, order)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from videoclip.config import Component, RunConfig, dump
+from videoclip.escape import code, markdown
 from videoclip.metrics import with_interval
 
 COLUMNS = ("R@1", "R@5", "R@10", "median_rank", "mean_rank", "tied")
@@ -14,12 +16,15 @@ COLUMNS = ("R@1", "R@5", "R@10", "median_rank", "mean_rank", "tied")
 def model_card(config: RunConfig, report: Mapping[str, Any]) -> str:
     """Markdown from a run's resolved config and its report."""
     model = config.model
-    parts = f"temporal encoder `{model.temporal.name}`, similarity `{model.similarity.name}`"
+    parts = f"temporal encoder {code(model.temporal.name)}, similarity {code(model.similarity.name)}"
+    weights = markdown(model.backbone.pretrained or "its own weights")
+    yaml = dump(config).rstrip()
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", yaml)), default=0))  # no value may end it
     lines = [
-        f"# {model.temporal.name} + {model.similarity.name} on {model.backbone.name}",
+        f"# {markdown(model.temporal.name)} + {markdown(model.similarity.name)} on {markdown(model.backbone.name)}",
         "",
         f"A videoclip model: {parts}, {model.frames} frames a clip, over {_frames(config, report)} of "
-        f"`{model.backbone.name}` ({model.backbone.pretrained or 'its own weights'}). Tuned in the image tower: "
+        f"{code(model.backbone.name)} ({weights}). Tuned in the image tower: "
         f"{_names(model.image_tuning)}; in the text tower: {_names(model.text_tuning)}. "
         f"{report['parameters']:,} trained parameters.",
         "",
@@ -35,7 +40,7 @@ def model_card(config: RunConfig, report: Mapping[str, Any]) -> str:
     ]
     lines += _recognition(report) if config.data.classes is not None else _retrieval(report)
     lines += _couples(config, report) if config.train.objective.pairs else []
-    lines += ["## Config", "", "```yaml", dump(config).rstrip(), "```"]
+    lines += ["## Config", "", f"{fence}yaml", yaml, fence]
     return "\n".join(lines) + "\n"
 
 
@@ -62,7 +67,11 @@ def _retrieval(report: Mapping[str, Any]) -> list[str]:
             if direction == "text_to_video":
                 cells[0] = with_interval(found["text_to_video/R@1"], found["interval"])
             counts = [str(found[name]) for name in ("texts", "videos", "missing")]
-            lines.append(f"| {split}, {direction} | " + " | ".join(cells + counts + [found["protocol"]["name"]]) + " |")
+            lines.append(
+                f"| {markdown(split)}, {direction} | "
+                + " | ".join(cells + counts + [markdown(found["protocol"]["name"])])
+                + " |"
+            )
     return [
         *lines,
         "",
@@ -79,13 +88,15 @@ def _recognition(report: Mapping[str, Any]) -> list[str]:
         cells = [f"{found[column]:.1f}" for column in columns]
         cells[0] = with_interval(found["top-1"], found["interval"])
         counts = [str(found[name]) for name in ("classes", "clips", "missing")]
-        lines.append(f"| {split} | " + " | ".join(cells + counts + [found["protocol"]["name"]]) + " |")
+        lines.append(
+            f"| {markdown(split)} | " + " | ".join(cells + counts + [markdown(found["protocol"]["name"])]) + " |"
+        )
     return [*lines, "", "In per cent; in brackets the 95 % bootstrap interval over clips.", ""]
 
 
 def _frames(config: RunConfig, report: Mapping[str, Any]) -> str:
-    return f"cached features (store `{report['store']}`)" if config.data.source == "store" else "pixels"
+    return f"cached features (store {code(report['store'])})" if config.data.source == "store" else "pixels"
 
 
 def _names(tunings: Sequence[Component]) -> str:
-    return ", ".join(f"`{tuning.name}`" for tuning in tunings)
+    return ", ".join(code(tuning.name) for tuning in tunings)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from videoclip.data.manifest import Clip
 from videoclip.errors import DataError
-from videoclip.features import TextFeatures, VideoFeatures, VideoPixels
+from videoclip.features import TextFeatures, VideoFeatures, VideoPixels, as_texts
 from videoclip.files import replace_text
 from videoclip.metrics import bootstrap_interval, hits, metrics_of
 from videoclip.metrics.ranks import Ranks, Scores, VideoToText, rank
@@ -164,7 +164,8 @@ def galleries(
 
 
 def encode_texts(model: VideoTextModel, source: Source | None, texts: Sequence[str]) -> TextFeatures:
-    """Texts from the source's store, or through the model's text tower; see ``runs_live``."""
+    """Return texts from the source's store, or through the model's text tower; see ``runs_live``."""
+    texts = as_texts(texts)
     store = None if source is None else texts_of(source)
     if store is not None and not runs_live(model, store):
         return store.text(texts, model.similarity.needs_words).to(model.logit_scale.device)

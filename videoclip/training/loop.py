@@ -36,9 +36,11 @@ from videoclip.training.evaluate import Evaluation, encode_texts, evaluate, runs
 from videoclip.training.optimizer import make_optimizer, schedule, set_learning_rate
 from videoclip.training.processes import start_alike
 from videoclip.training.recognition import ClassEvaluation, RecognitionTask, evaluate_classes
-from videoclip.training.run import Run
+from videoclip.training.run import Run, resumable
 from videoclip.training.splits import Splits
 from videoclip.training.task import ContrastiveTask
+
+SAVE_SECONDS = 60.0  # of training that a kill may cost
 
 
 def train(
@@ -52,7 +54,7 @@ def train(
     Args:
         config: the whole run.
         out: its folder; afterwards ``best/`` is a checkpoint for ``load_model`` and ``report.json`` the result.
-        resume: go on after an interruption, from the last checkpoint to the same result.
+        resume: continue after an interruption, from the last checkpoint to the same result.
         prepare: makes the data, if need be; all processes call it.
 
     Returns:
@@ -75,11 +77,14 @@ def train(
     if prepare is not None:
         prepare(config)
     accelerator.wait_for_everyone()  # until data are made, and until all have seen what the folder held
-    trainer = Trainer(config, run, accelerator)
-    began = time.monotonic()
-    trainer.fit()
-    accelerator.wait_for_everyone()
-    report = trainer.report(time.monotonic() - began)
+    with resumable():
+        trainer = Trainer(config, run, accelerator)
+        if resume and accelerator.is_main_process:
+            print(f"{run.folder}: {trainer.progress.describe(trainer.batches.steps, config.train.epochs)}", flush=True)
+        began = time.monotonic()
+        trainer.fit()
+        accelerator.wait_for_everyone()
+        report = trainer.report(time.monotonic() - began)
     for tracker in accelerator.trackers:
         tracker.finish()
     return report if accelerator.is_main_process else None
@@ -107,17 +112,22 @@ class Trainer:
             accelerator.init_trackers("tensorboard")
         optimizer = make_optimizer(self.task, config.train, self.model.pretrained)
         if state:
-            load_trained(self.model, state["model"], str(run.folder))
-            if self.average is not None:
-                self.average.load_state_dict(state["average"])
-            self.task.loss.load_state_dict(state["loss"])
-            self.task.load_extra_state(state["task"])
-            optimizer.load_state_dict(state["optimizer"])
+            with run.restoring():
+                self._restore(state, optimizer)
         start_alike(self.task)
         self.optimizer = accelerator.prepare(optimizer)
-        self.waited = 0.0
-        if state and accelerator.scaler is not None:
-            accelerator.scaler.load_state_dict(state["scaler"])
+        self.waited, self._saved = 0.0, time.monotonic()
+
+    def _restore(self, state: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
+        """Put a checkpoint's values into everything that is trained."""
+        load_trained(self.model, state["model"], str(self.run.folder / "state.pt"))
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.task.loss.load_state_dict(state["loss"])
+        self.task.load_extra_state(state["task"])
+        optimizer.load_state_dict(state["optimizer"])
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
 
     def fit(self) -> None:
         """Run the epochs that are left."""
@@ -130,8 +140,10 @@ class Trainer:
             left = range(self.progress.step, steps)
             for step in track(left, title, disable=not self.accelerator.is_main_process, transient=True):
                 self.step(stream, step)
-                if (step + 1) % train.checkpoint_steps == 0 and step + 1 < steps:
-                    self.progress.step = step + 1
+                self.progress.step = step + 1
+                # Saving takes the main process alone, so its clock decides and no other needs to know.
+                due = (step + 1) % train.checkpoint_steps == 0 or time.monotonic() - self._saved >= SAVE_SECONDS
+                if due and step + 1 < steps:
                     self._save()
             self._validate(steps)
             self.progress.epoch, self.progress.step = self.progress.epoch + 1, 0
@@ -241,6 +253,7 @@ class Trainer:
                     "average": self.average.state_dict() if self.average is not None else {},
                 },
             )
+        self._saved = time.monotonic()
 
     def _source(self) -> Source:
         """Where clips come from: a store of features, or pixels."""

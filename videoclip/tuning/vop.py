@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from videoclip.backbone.walk import Memory, Tower
 from videoclip.errors import ConfigError
-from videoclip.layers import Positions
+from videoclip.layers import Positions, recur
 from videoclip.tuning import Tuning, at_frames
 
 
@@ -92,7 +92,7 @@ class Vop(Tuning):
     def _special(self, block: int, tokens: Tensor) -> Tensor:
         """Prompts (B, T, P, W) from the frames' class tokens (B, T, W) or their places."""
         if self.special == "context":
-            made: Tensor = self.split(self.context(tokens)[0])
+            made: Tensor = self.split(recur(self.context, tokens))
             return made.unflatten(-1, (self.count, -1))
         table, length = self.by_position[block], tokens.shape[1]
         rows = (

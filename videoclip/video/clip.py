@@ -111,20 +111,22 @@ def chosen_frames(
 def load_clip(
     path: str | Path,
     choice: FrameChoice,
-    preprocess: Callable[[Array], Tensor],
+    preprocess: Callable[[Array, float], Tensor],
     start: float | None = None,
     end: float | None = None,
 ) -> ClipPixels:
     """Decode and resize the chosen frames of a file; full-size pictures live for a few frames only.
 
     Args:
-        preprocess: frames (T, H, W, 3) uint8 -> (T, 3, S, S) uint8, the same for all frames of a clip.
+        preprocess: frames (T, H, W, 3) uint8 and the aspect of their pixels -> (T, 3, S, S) uint8; called for a few
+            frames of one shape at a time, and the same for all frames of a clip.
         start, end: of the clip in seconds; the whole file when not given.
 
     Raises:
         DecodeError: as ``chosen_frames``.
     """
     with Video(path, "auto") as video:
-        chunks = [(preprocess(frames.pixels), frames.seconds) for frames in chosen_frames(video, choice, start, end)]
+        parts = chosen_frames(video, choice, start, end)
+        chunks = [(preprocess(part.pixels, part.aspect), part.seconds) for part in parts]
     pixels, seconds = zip(*chunks, strict=True)
     return ClipPixels(torch.cat(pixels), torch.from_numpy(np.concatenate(seconds)))

@@ -11,14 +11,17 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from videoclip.errors import DecodeError
 from videoclip.video.native_log import ffmpeg_complaints
+from videoclip.video.picture import orientation_of, pixels_of, sane, shown_size
 from videoclip.video.probe import Array, Decoder, VideoInfo, has_decord, look, open_container, packets_of
 from videoclip.video.sampling import nearest
 
@@ -28,11 +31,27 @@ UNREFERENCED = {"h264", "hevc"}  # codecs whose decoders pass over unreferenced 
 
 @dataclass(frozen=True)
 class Frames:
-    """Decoded frames: pixels (T, H, W, 3) uint8 upright RGB, their true times (T,) in seconds, and who decoded."""
+    """Decoded frames.
+
+    Attributes:
+        pixels: (T, H, W, 3) uint8 upright RGB on the grid of pixels that the file stores. Where frames of different
+            shapes were read at once (``read_frames``), an array (T,) of pictures (H, W, 3) in square pixels.
+        seconds: (T,) true times.
+        decoder: who decoded.
+        aspect: width over height of each pixel.
+    """
 
     pixels: Array
     seconds: Array
     decoder: str
+    aspect: float = 1.0
+
+    def square(self) -> list[Array]:
+        """Return the pictures as they are shown: T of (H, W, 3) in square pixels."""
+        if self.aspect == 1:
+            return list(self.pixels)
+        height, width = shown_size(self.pixels.shape[1], self.pixels.shape[2], self.aspect)
+        return [np.array(Image.fromarray(picture).resize((width, height))) for picture in self.pixels]
 
 
 class Video:
@@ -52,7 +71,7 @@ class Video:
 
     def __init__(self, path: str | Path, decoder: Decoder = "auto", info: VideoInfo | None = None) -> None:
         self._path = Path(path)
-        self._container, self._stream = open_container(self._path)
+        self._open()
         self._errors: set[int | None] = set()
         self._lost, self._damaged = 0, False
         try:
@@ -85,19 +104,25 @@ class Video:
         wanted = np.asarray(indices, int)
         if not len(wanted):
             raise DecodeError("decode", f"{self._path}: no frame was asked for.")
-        done, chunk = 0, self._chunk(chunk_bytes)
+        done = 0
         if self.info.decoder == "decord":
-            for frames in _read_with_decord(self.info, wanted, chunk):
+            for frames in _read_with_decord(self.info, wanted, chunk_bytes):
                 yield frames
                 done += len(frames.pixels)
         # What decord could not read, or read with a complaint, PyAV reads: it counts damage and reads around it.
-        pictures: list[Array] = []
-        for picture in self._pictures(wanted[done:]):
-            pictures.append(picture)
-            if len(pictures) == chunk or done + len(pictures) == len(wanted):
-                part = wanted[done : done + len(pictures)]
-                yield Frames(np.stack(pictures), self.info.times[part], "pyav")
-                done, pictures = done + len(part), []
+        held: list[tuple[Array, float]] = []
+        for picture, aspect in self._pictures(wanted[done:]):
+            alike = held and held[0][0].shape == picture.shape and held[0][1] == aspect
+            if held and (not alike or (len(held) + 1) * picture.nbytes > chunk_bytes):
+                yield self._frames(held, wanted[done:])
+                done, held = done + len(held), []
+            held.append((picture, aspect))
+        if held:
+            yield self._frames(held, wanted[done:])
+
+    def _frames(self, held: list[tuple[Array, float]], wanted: Array) -> Frames:
+        pictures, aspects = zip(*held, strict=True)
+        return Frames(np.stack(pictures), self.info.times[wanted[: len(held)]], "pyav", aspects[0])
 
     def scan(self) -> None:
         """Decode the whole file to learn which frames really come out of it; it is then read in order, with PyAV.
@@ -126,17 +151,14 @@ class Video:
             by_order=True,
         )
 
-    def _chunk(self, chunk_bytes: int) -> int:
-        return max(1, chunk_bytes // max(1, self._stream.codec_context.width * self._stream.codec_context.height * 3))
-
-    def _pictures(self, wanted: Array) -> Iterator[Array]:
-        """The picture (H, W, 3) of each wanted frame, in order."""
+    def _pictures(self, wanted: Array) -> Iterator[tuple[Array, float]]:
+        """The picture (H, W, 3) of each wanted frame and the aspect of its pixels, in order."""
         remaining = list(wanted)
         if remaining and len(self.info.entries):
             for pts, frame in self._planned(wanted):
                 if pts != self.info.pts[remaining[0]] or self._errors:
                     break  # it does not seek as its packets promise, or how damage looks depends on what came before
-                yield _upright(frame)
+                yield self._upright(frame)
                 remaining.pop(0)
         if not remaining:
             return
@@ -145,7 +167,7 @@ class Video:
             if self._errors and not self._damaged:
                 break  # places in the order no longer tell which picture this is, and see _rewind
             if (place if self.info.by_order else frame.pts) == self.info.pts[remaining[0]]:
-                yield _upright(frame)
+                yield self._upright(frame)
                 remaining.pop(0)
                 if not remaining:
                     return
@@ -183,14 +205,26 @@ class Video:
         """The frames that a packet completes; with None, those that the decoder holds back."""
         import av
 
+        if packet is not None and not packet.size and packet.dts is not None:
+            return []  # it repeats the picture before it; for the decoder no bytes would mean the end
+        context = self._stream.codec_context
         try:
-            frames: list[Any] = self._stream.codec_context.decode(packet)
+            frames: list[Any] = context.decode(packet)
         except av.error.FFmpegError:
             self._errors.add(packet and packet.pts)
             self._lost += 1
             return []
         self._errors.update(frame.pts for frame in frames if frame.is_corrupt)
+        if self._aspect_may_change and packet is not None and context.sample_aspect_ratio != self._first_aspect:
+            self._aspects[packet.pts] = context.sample_aspect_ratio
         return frames
+
+    def _upright(self, frame: Any) -> tuple[Array, float]:
+        """The RGB picture (H, W, 3) of a frame, turned upright, and the aspect of its pixels."""
+        orientation = orientation_of(frame)
+        aspect = sane(self._aspects[frame.pts]) if frame.pts in self._aspects else self.info.aspect
+        picture = np.ascontiguousarray(orientation.apply(pixels_of(frame)))
+        return picture, float(1 / aspect if orientation.transposed else aspect)
 
     def _seek(self, pts: int) -> bool:
         import av
@@ -201,10 +235,18 @@ class Video:
             return False
         return True
 
+    def _open(self) -> None:
+        self._container, self._stream = open_container(self._path)
+        self._first_aspect: Fraction | None = self._stream.codec_context.sample_aspect_ratio
+        # As for FFmpeg, the container's word on the shape of pixels comes first; where it gives none, the codec's may
+        # change from picture to picture (broadcasts switch between 4:3 and 16:9).
+        self._aspect_may_change = self._stream.sample_aspect_ratio == self._first_aspect
+        self._aspects: dict[int | None, Fraction | None] = {}  # by pts, where the codec's word is not the first one
+
     def _rewind(self) -> None:
         """Back to the beginning, by opening the file again: not every container can seek there."""
         self._container.close()
-        self._container, self._stream = open_container(self._path)
+        self._open()
         self._lost, self._damaged = 0, bool(self._errors)
         if self._damaged:  # as PyAV reads by default; with one thread FFmpeg would paint over what was lost
             self._stream.thread_type, self._stream.codec_context.thread_count = "SLICE", 2
@@ -249,18 +291,19 @@ def read_frames(
             raise DecodeError("decode", f"{path}: frame {wanted.max()} was asked for; the stretch has {len(inside)}.")
         distinct, back = np.unique(inside[wanted], return_inverse=True)
         chunks = list(video.iterate(distinct))
-        pixels = np.concatenate([chunk.pixels for chunk in chunks])
-        return Frames(pixels[back], video.info.times[inside[wanted]], chunks[-1].decoder)
+        aspect = chunks[0].aspect
+        if len({(chunk.pixels.shape[1:], chunk.aspect) for chunk in chunks}) == 1:
+            pixels = np.concatenate([chunk.pixels for chunk in chunks])
+        else:
+            pixels, aspect = np.empty(len(distinct), object), 1.0
+            pixels[:] = [picture for chunk in chunks for picture in chunk.square()]
+        return Frames(pixels[back], video.info.times[inside[wanted]], chunks[-1].decoder, aspect)
 
 
-def _upright(frame: Any) -> Array:
-    """RGB pixels (H, W, 3), turned as the file's rotation says; PyAV leaves that to us."""
-    turns = round(frame.rotation / 90) % 4
-    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns))
-
-
-def _read_with_decord(info: VideoInfo, wanted: Array, chunk: int) -> Iterator[Frames]:
+def _read_with_decord(info: VideoInfo, wanted: Array, chunk_bytes: int) -> Iterator[Frames]:
     """Frames until decord fails or complains, which may be at once."""
+    aspect = float(1 / info.aspect if info.orientation.transposed else info.aspect)
+    chunk = max(1, chunk_bytes // (info.size[0] * info.size[1] * 3))
     with ffmpeg_complaints() as complaints:
         try:
             reader = _decord_reader(info)
@@ -268,7 +311,7 @@ def _read_with_decord(info: VideoInfo, wanted: Array, chunk: int) -> Iterator[Fr
                 pixels = reader.get_batch(part).asnumpy()
                 if complaints():
                     return
-                yield Frames(pixels, info.times[part], "decord")
+                yield Frames(pixels, info.times[part], "decord", aspect)
         except _decord_errors():
             return
 
@@ -276,7 +319,7 @@ def _read_with_decord(info: VideoInfo, wanted: Array, chunk: int) -> Iterator[Fr
 def _decord_reader(info: VideoInfo) -> Any:
     import decord
 
-    reader = decord.VideoReader(str(info.path), num_threads=1)
+    reader = decord.VideoReader(str(info.path.absolute()), num_threads=1)
     if len(reader) != len(info.times):
         raise RuntimeError("decord counts other frames than the packets")
     return reader

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from videoclip.errors import writing
+from videoclip.scratch import scratch_folder
 
 Item = TypeVar("Item")
 Job = Callable[[Item], Iterable[Any]]
@@ -62,6 +63,9 @@ def prepare() -> None:
     Calling it before anything heavy is imported is worth seconds; ``isolated`` does it otherwise.
     """
     if METHOD == "forkserver":
+        # Sockets of the server lie in this folder; Python's own choice stays behind when the process is killed.
+        config: Any = multiprocessing.process.current_process()._config  # type: ignore[attr-defined]
+        config.setdefault("tempdir", str(scratch_folder()))
         multiprocessing.get_context(METHOD).set_forkserver_preload(list(PRELOAD))
         forkserver.ensure_running()
 
@@ -110,7 +114,7 @@ def _on_file(job: Job[Any]) -> Iterator[str]:
     """
     import torch
 
-    with tempfile.TemporaryDirectory(prefix="videoclip-") as folder:
+    with tempfile.TemporaryDirectory(dir=scratch_folder()) as folder:
         with writing(Path(folder)):
             torch.save(job, f"{folder}/job")  # by its name: twice as fast as through a Python file
         if sys.platform != "linux":

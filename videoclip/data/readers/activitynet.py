@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from videoclip.data.annotations import present, read_json
+from videoclip.data.annotations import present
 from videoclip.data.manifest import Clip
 from videoclip.data.protocol import SplitCard
+from videoclip.files import read_json
 
 
 def read(annotations: Path, splits: Mapping[str, SplitCard]) -> list[Clip]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from videoclip.data.annotations import read_lines
+from videoclip.data.annotations import read_list
 from videoclip.data.manifest import Clip
 from videoclip.data.protocol import SplitCard
 
@@ -18,8 +18,8 @@ def read(annotations: Path, splits: Mapping[str, SplitCard]) -> list[Clip]:
     pattern = next(iter(splits.values())).files[0]
     for path in sorted(annotations.rglob(pattern)):
         label = path.name.partition("_test_split")[0]
-        for line in read_lines(path):
-            name, mark = line.split()
-            if MARKS.get(mark) in splits:
-                clips.append(Clip(id=f"{label}/{name}", path=f"{label}/{name}", split=MARKS[mark], label=label))
+        for name, marks in read_list(path):
+            split = MARKS.get(" ".join(marks))
+            if split is not None and split in splits:
+                clips.append(Clip(id=f"{label}/{name}", path=f"{label}/{name}", split=split, label=label))
     return clips

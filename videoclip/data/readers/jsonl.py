@@ -2,37 +2,29 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from videoclip.data.annotations import read_json, read_lines
+from videoclip.data.annotations import read_objects
 from videoclip.data.manifest import Clip
 from videoclip.data.protocol import SplitCard
 from videoclip.data.readers.csv import gathered
 from videoclip.errors import DataError
+from videoclip.files import read_json
 
 
 def read(annotations: Path, splits: Mapping[str, SplitCard]) -> list[Clip]:
-    """Keys as the columns of ``csv``; ``captions`` may be a list, and so may the value of an id.
+    """Return clips of objects with the columns of ``csv`` as keys; ``captions`` may be a list, as an id's value may.
 
     Raises:
-        DataError: a line is no JSON object.
+        DataError: it is not a file, or not of JSON objects.
     """
     if not annotations.is_file():
         raise DataError(f"{annotations}: must be the file itself.")
-    if annotations.suffix == ".jsonl":
-        rows: Any = [_object(line, number, annotations) for number, line in enumerate(read_lines(annotations), 1)]
-    else:
-        rows = read_json(annotations)
+    rows: Any = list(read_objects(annotations)) if annotations.suffix == ".jsonl" else read_json(annotations)
     if isinstance(rows, Mapping):
         rows = [{"path": n, **(v if isinstance(v, Mapping) else {"captions": v})} for n, v in rows.items()]
+    elif not isinstance(rows, list):
+        raise DataError(f"{annotations}: must contain a list or an object, not {type(rows).__name__}.")
     return gathered(rows, annotations)
-
-
-def _object(line: str, number: int, source: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(line))
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{source}, line {number}: is no JSON object ({error}).") from error

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from videoclip.data.annotations import read_table
-from videoclip.data.manifest import Clip
+from videoclip.data.manifest import Clip, locating, seconds_of
 from videoclip.data.protocol import SplitCard
 from videoclip.errors import DataError
 
@@ -22,8 +22,10 @@ def read(annotations: Path, splits: Mapping[str, SplitCard]) -> list[Clip]:
     files = [annotations] if annotations.is_file() else sorted(annotations.rglob("*.csv"))
     clips = []
     for file in files:
-        for row in read_table(file, COLUMNS):
-            name = f"{row['youtube_id']}_{int(row['time_start']):06d}_{int(row['time_end']):06d}"
+        for number, row in enumerate(read_table(file, COLUMNS), 1):
+            with locating(f"{file}, row {number}"):
+                start, end = int(seconds_of(row["time_start"])), int(seconds_of(row["time_end"]))
+            name = f"{row['youtube_id']}_{start:06d}_{end:06d}"
             split = {"validate": "val"}.get(row.get("split") or file.stem, row.get("split") or file.stem)
             clips.append(Clip(id=name, path=name, split=split, label=row["label"], group=row["youtube_id"]))
     if not clips:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from videoclip.data.annotations import clips_with, find, present, read_json, read_table
+from videoclip.data.annotations import clips_with, find, present, read_table
 from videoclip.data.manifest import Clip
 from videoclip.data.protocol import SplitCard
+from videoclip.files import read_json
 
 CAPTIONS = ("MSRVTT_data.json",)  # all of them; the official files hold a part each
 OFFICIAL = ("train_val_videodatainfo.json", "test_videodatainfo.json")

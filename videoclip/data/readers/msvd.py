@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from videoclip.data.annotations import clips_with, find, present, read_json, read_lines
+from videoclip.data.annotations import clips_with, find, present, read_lines
 from videoclip.data.manifest import Clip
 from videoclip.data.protocol import SplitCard
 from videoclip.errors import DataError
+from videoclip.files import read_json
 
 
 def read(annotations: Path, splits: Mapping[str, SplitCard]) -> list[Clip]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from videoclip.data.annotations import clips_with, present, read_lines
+from videoclip.data.annotations import clips_with, present, read_objects
 from videoclip.data.manifest import Clip
 from videoclip.data.protocol import SplitCard
 
@@ -16,8 +15,7 @@ def read(annotations: Path, splits: Mapping[str, SplitCard]) -> list[Clip]:
     clips = []
     for split, card in splits.items():
         said: dict[str, list[str]] = {}
-        for line in (line for file in card.files for line in read_lines(present(annotations, file))):
-            entry = json.loads(line)
+        for entry in (entry for file in card.files for entry in read_objects(present(annotations, file))):
             said.setdefault(entry["vid"], []).append(entry["query"])
         clips += clips_with(said, said, split)
     return clips

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from videoclip.data.annotations import clips_with, present, read_json, read_lines
+from videoclip.data.annotations import clips_with, present, read_lines
 from videoclip.data.manifest import Clip
 from videoclip.data.protocol import SplitCard
+from videoclip.files import read_json
 
 
 def read(annotations: Path, splits: Mapping[str, SplitCard]) -> list[Clip]:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from videoclip.data.annotations import present, read_lines
+from videoclip.data.annotations import present, read_list
 from videoclip.data.manifest import Clip
 from videoclip.data.protocol import SplitCard
 
@@ -18,9 +18,8 @@ def read(annotations: Path, splits: Mapping[str, SplitCard]) -> list[Clip]:
     """
     clips = []
     for split, card in splits.items():
-        for line in (line for file in card.files for line in read_lines(present(annotations, file))):
-            path, number = line.rsplit(maxsplit=1)
+        for path, cells in (line for file in card.files for line in read_list(present(annotations, file), 1)):
             named = re.match(r"v_(\w+?)_g\d+", path)
             group = path.rpartition("_c")[0] if named else None
-            clips.append(Clip(id=path, path=path, split=split, label=named[1] if named else number, group=group))
+            clips.append(Clip(id=path, path=path, split=split, label=named[1] if named else cells[0], group=group))
     return clips

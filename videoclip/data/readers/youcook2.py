@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from videoclip.data.annotations import present, read_json, read_table
-from videoclip.data.manifest import Clip
+from videoclip.data.annotations import present, read_table
+from videoclip.data.manifest import Clip, locating, seconds_of
 from videoclip.data.protocol import SplitCard
+from videoclip.files import read_json
 
 SUBSETS = {"training": "train", "validation": "test"}
 
@@ -32,10 +33,12 @@ def read(annotations: Path, splits: Mapping[str, SplitCard]) -> list[Clip]:
 
 def _steps(path: Path, split: str) -> Iterator[tuple[str, float, float, str]]:
     if path.suffix == ".csv":
-        for row in read_table(path, ["end", "start", "text", "video_id"]):
-            yield row["video_id"], float(row["start"]), float(row["end"]), row["text"]
+        for number, row in enumerate(read_table(path, ["end", "start", "text", "video_id"]), 1):
+            with locating(f"{path}, row {number}"):
+                start, end = seconds_of(row["start"]), seconds_of(row["end"])
+            yield row["video_id"], start, end, row["text"]
         return
     for video, found in read_json(path)["database"].items():
         for step in found.get("annotations", ()) if SUBSETS.get(found["subset"]) == split else ():
             start, end = step["segment"]
-            yield video, float(start), float(end), step["sentence"]
+            yield video, seconds_of(str(start)), seconds_of(str(end)), step["sentence"]

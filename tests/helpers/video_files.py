@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import av
-import numpy as np
 
-from tests.conftest import numbered
+from tests.helpers.numbered import numbered
 from videoclip.video.encode import write_video
 
 COUNT = 60
@@ -58,22 +57,22 @@ def write_all(folder: Path) -> None:
 
 @remuxed("start_at_3s.mkv", 3.0)
 def _start_offset(source: Path, target: Path) -> None:
-    _shift(source, target, 3.0)
+    shift(source, target, 3.0)
 
 
 @remuxed("start_at_3s.mp4", 3.0)
 def _start_offset_mp4(source: Path, target: Path) -> None:
-    _shift(source, target, 3.0)
+    shift(source, target, 3.0)
 
 
 @remuxed("negative_start.mkv", -0.52)
 def _negative_start(source: Path, target: Path) -> None:
-    _shift(source, target, -0.52, {"avoid_negative_ts": "disabled"})
+    shift(source, target, -0.52, {"avoid_negative_ts": "disabled"})
 
 
 @remuxed("fragmented.mp4", 0.08)
 def _fragmented(source: Path, target: Path) -> None:
-    _shift(source, target, 0.0, {"movflags": "frag_keyframe+empty_moov"})
+    shift(source, target, 0.0, {"movflags": "frag_keyframe+empty_moov"})
 
 
 @remuxed("rotated.mp4")
@@ -87,7 +86,7 @@ def _rotated(source: Path, target: Path) -> None:
     target.write_bytes(content)
 
 
-def _shift(source: Path, target: Path, seconds: float, options: dict[str, str] | None = None) -> None:
+def shift(source: Path, target: Path, seconds: float, options: dict[str, str] | None = None) -> None:
     """Copy packets with all times moved."""
     with av.open(str(source)) as old, av.open(str(target), "w", options=options or {}) as new:
         stream = old.streams.video[0]
@@ -104,7 +103,7 @@ def write_edit_list(path: Path, hidden: float = 0.7) -> None:
     """Sixty frames of which an edit list hides those before ``hidden`` seconds, as cutting without decoding leaves it."""
     whole = path.with_name("whole_" + path.name)
     write_video(whole, numbered(COUNT), 25, "libx264", {"g": "12", "bf": "0"})
-    _shift(whole, path, -hidden, {"use_editlist": "1"})
+    shift(whole, path, -hidden, {"use_editlist": "1"})
 
 
 def write_variable_rate(path: Path, times: list[float]) -> None:
@@ -118,9 +117,3 @@ def write_variable_rate(path: Path, times: list[float]) -> None:
             frame.pts, frame.time_base = round(seconds * 1000), Fraction(1, 1000)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-
-
-def long_frames(count: int) -> Iterator[np.ndarray]:
-    """Numbered frames without holding them all."""
-    for start in range(0, count, 500):
-        yield from numbered(min(500, count - start), first=start)
