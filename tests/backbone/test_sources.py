@@ -28,7 +28,7 @@ from videoclip.store import FeatureStore
 HALF = [0.5, 0.5, 0.5]
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 OPENAI = (UNRECORDED["mean"], UNRECORDED["std"])
-SIGLIP = {"mean": HALF, "std": HALF, "interpolation": "bicubic", "resize_mode": "squash"}
+SIGLIP: dict[str, Any] = {"mean": HALF, "std": HALF, "interpolation": "bicubic", "resize_mode": "squash"}
 WEIGHTS = TINY_FOLDER / "open_clip_model.safetensors"
 
 
@@ -317,18 +317,29 @@ def test_transformers_is_asked_for_where_it_is_missing(tmp_path: Path, monkeypat
         OpenClip(str(folder), random_weights=True)
 
 
-@pytest.mark.parametrize("architecture", ["ViT-B-16-SigLIP", "roberta-ViT-B-32"])
-def test_merged_and_blended_models_hold_their_tokenizer(architecture: str, tmp_path: Path) -> None:
-    parts = ("siglip", None) if "SigLIP" in architecture else ("xlm", "roberta")
-    folder = write_small(tmp_path / "model", architecture, *parts)
-    OpenClip(str(folder), random_weights=True).save(folder)
-    create_model(str(folder)).save(tmp_path / "run")
-    assert main(["merge", str(tmp_path / "run"), "--out", str(tmp_path / "merged")]) == 0
-    assert main(["blend", str(tmp_path / "run"), str(tmp_path / "run"), "--out", str(tmp_path / "blended")]) == 0
-    first = load_model(tmp_path / "run").encode_text(["a dog"]).sentence
-    for name in ("merged", "blended"):
-        moved = (tmp_path / name).rename(tmp_path / f"{name}, elsewhere")
-        torch.testing.assert_close(load_model(moved).encode_text(["a dog"]).sentence, first)
+@pytest.mark.parametrize(
+    ("architecture", "parts", "command"),
+    [
+        ("ViT-B-16-SigLIP", ("siglip", None), ["merge", "run"]),
+        ("roberta-ViT-B-32", ("xlm", "roberta"), ["blend", "run", "run"]),
+    ],
+)
+def test_merged_and_blended_models_hold_their_tokenizer(
+    architecture: str,
+    parts: tuple[str, str | None],
+    command: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = write_small(tmp_path / "source", architecture, *parts)
+    OpenClip(str(source), random_weights=True).save(source)
+    model = create_model(str(source)).eval()
+    model.save(tmp_path / "run")
+    assert main([*command, "--out", "written"]) == 0
+    source.rename(tmp_path / "no longer there")
+    written = load_model((tmp_path / "written").rename(tmp_path / "moved"))
+    torch.testing.assert_close(written.encode_text(["a dog"]).sentence, model.encode_text(["a dog"]).sentence)
 
 
 def test_towers_of_others_are_refused_before_anything_is_folded() -> None:

@@ -44,7 +44,14 @@ KINDS = {
     "nllb-clip-base": Kind(words=False, patches=True, tokenizer="xlm", text_model="nllb"),
     "nllb-clip-base-siglip": Kind(words=False, patches=False, tokenizer="xlm", text_model="nllb"),
 }
+LARGE = ("EVA02-B-16", "ViTamin-S", "MobileCLIP-S1")  # seconds each: timm has no smaller ones of these kinds
 WITH_FILES = [name for name, kind in KINDS.items() if kind.tokenizer]
+
+
+def chosen(**wanted: bool) -> list[Any]:
+    """Architectures whose kind is as wanted, the large ones marked as slow."""
+    names = [name for name, kind in KINDS.items() if all(getattr(kind, k) == v for k, v in wanted.items())]
+    return [pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in names]
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +79,7 @@ def the_tower_s_own(found: Any) -> torch.Tensor:
     return pooled
 
 
-@pytest.mark.parametrize("backbone", KINDS, indirect=True)
+@pytest.mark.parametrize("backbone", chosen(), indirect=True)
 def test_features_are_the_towers_own_before_normalization(backbone: OpenClip) -> None:
     tokens = backbone.tokenize(TEXTS)
     with torch.inference_mode():
@@ -87,7 +94,7 @@ def test_features_are_the_towers_own_before_normalization(backbone: OpenClip) ->
         assert not torch.allclose(features.norm(dim=-1), torch.ones(len(features)), atol=1e-3)
 
 
-@pytest.mark.parametrize("backbone", [name for name, kind in KINDS.items() if kind.patches], indirect=True)
+@pytest.mark.parametrize("backbone", chosen(patches=True), indirect=True)
 def test_there_is_one_patch_for_each_square_of_the_grid(backbone: OpenClip) -> None:
     visual: Any = backbone.image_tower
     with torch.inference_mode():
@@ -104,13 +111,13 @@ def test_there_is_one_patch_for_each_square_of_the_grid(backbone: OpenClip) -> N
     torch.testing.assert_close(patches[:, 0], turned)
 
 
-@pytest.mark.parametrize("backbone", [name for name, kind in KINDS.items() if not kind.patches], indirect=True)
+@pytest.mark.parametrize("backbone", chosen(patches=False), indirect=True)
 def test_patches_of_other_image_towers_are_refused(backbone: OpenClip) -> None:
     with pytest.raises(BackboneError, match=r"this image tower has no patch embeddings"):
         backbone.encode_patches(pixels(backbone))
 
 
-@pytest.mark.parametrize("backbone", [name for name, kind in KINDS.items() if kind.words], indirect=True)
+@pytest.mark.parametrize("backbone", chosen(words=True), indirect=True)
 def test_the_sentence_is_one_of_the_words_and_padding_is_none(backbone: OpenClip, request: Any) -> None:
     tokens, text = backbone.tokenize(TEXTS), backbone.text_tower
     with torch.inference_mode():
@@ -128,7 +135,7 @@ def test_the_sentence_is_one_of_the_words_and_padding_is_none(backbone: OpenClip
     assert torch.equal(found.mask, expected)
 
 
-@pytest.mark.parametrize("backbone", [name for name, kind in KINDS.items() if not kind.words], indirect=True)
+@pytest.mark.parametrize("backbone", chosen(words=False), indirect=True)
 def test_words_of_other_text_towers_are_refused(backbone: OpenClip) -> None:
     with pytest.raises(BackboneError, match=r"this text tower has no word embeddings"):
         backbone.encode_text(backbone.tokenize(TEXTS), words=True)

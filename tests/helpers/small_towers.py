@@ -50,7 +50,8 @@ def write_tokenizer(folder: Path, kind: str) -> None:
     inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
     inner.post_processor = processors.TemplateProcessing(single=template, special_tokens=list(vocabulary.items()))
-    PreTrainedTokenizerFast(
+    wrapper: Any = PreTrainedTokenizerFast
+    wrapper(
         tokenizer_object=inner,
         pad_token="</s>" if kind == "siglip" else "<pad>",
         eos_token="</s>",
