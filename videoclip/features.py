@@ -36,12 +36,12 @@ def as_paths(videos: Any) -> list[str | Path]:
     Raises:
         DataError: something in it is not a path, or there is none.
     """
-    listed = [videos] if isinstance(videos, str | Path) or not isinstance(videos, list | tuple) else videos
+    listed = list(videos) if isinstance(videos, list | tuple) else [videos]
     if wrong := sorted({type(video).__name__ for video in listed if not isinstance(video, str | Path)}):
         raise DataError(f"Videos must be paths, VideoFeatures, VideoPixels or a FeatureStore, not {', '.join(wrong)}.")
     if not listed:
         raise DataError("The list of videos is empty: name at least one.")
-    return list(listed)
+    return listed
 
 
 @dataclass(frozen=True)
