@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +27,20 @@ def as_texts(texts: str | Sequence[str]) -> list[str]:
     listed = [texts] if isinstance(texts, str) or not isinstance(texts, Iterable) else list(texts)
     if wrong := [type(text).__name__ for text in listed if not isinstance(text, str)]:
         raise DataError(f"Texts must be strings, but {len(wrong)} of {len(listed)} are not ({wrong[0]}).")
+    return listed
+
+
+def as_paths(videos: Any) -> list[str | Path]:
+    """Return the paths of videos as a list; a single one is one video.
+
+    Raises:
+        DataError: something in it is not a path, or there is none.
+    """
+    listed = list(videos) if isinstance(videos, list | tuple) else [videos]
+    if wrong := sorted({type(video).__name__ for video in listed if not isinstance(video, str | Path)}):
+        raise DataError(f"Videos must be paths, VideoFeatures, VideoPixels or a FeatureStore, not {', '.join(wrong)}.")
+    if not listed:
+        raise DataError("The list of videos is empty: name at least one.")
     return listed
 
 

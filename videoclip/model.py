@@ -24,8 +24,8 @@ from videoclip.backbone import Backbone, create_backbone, reopen_backbone
 from videoclip.backbone.transform import chosen_transform
 from videoclip.backbone.walk import Tower, walk_image, walk_text
 from videoclip.config import BackboneConfig, Component, ModelConfig
-from videoclip.errors import BackboneError, CheckpointError, DataError, printable
-from videoclip.features import TextFeatures, VideoFeatures, VideoPixels, as_texts
+from videoclip.errors import BackboneError, CheckpointError, printable
+from videoclip.features import TextFeatures, VideoFeatures, VideoPixels, as_paths, as_texts
 from videoclip.files import make_folder, parse_yaml, read_yaml, reading, replace_text, replacing
 from videoclip.similarity import Similarity
 from videoclip.store import FeatureStore
@@ -95,7 +95,7 @@ class VideoTextModel(nn.Module):
             video.check_backbone(self._towers())
             return self.encode_store(video, video.ids)
 
-        paths = _paths(video)
+        paths = as_paths(video)
         parts = [paths[i : i + VIDEOS_AT_ONCE] for i in range(0, len(paths), VIDEOS_AT_ONCE)]
         return VideoFeatures.cat([self.encode_video(self._read_files(part)) for part in parts])
 
@@ -401,16 +401,3 @@ def load_trained(model: VideoTextModel, weights: dict[str, Tensor], source: str)
         more = f" and {len(wrong) - LISTED} more" if len(wrong) > LISTED else ""
         raise CheckpointError(f"{source} does not fit the model: {printable(', '.join(wrong[:LISTED]))}{more}.")
     model.load_state_dict(weights, strict=False)
-
-
-def _paths(video: Any) -> list[str | Path]:
-    """Return files as a list; a single one is a list of one."""
-    paths = [video] if isinstance(video, str | Path) else video
-    if not isinstance(paths, Sequence) or not all(isinstance(path, str | Path) for path in paths):
-        kinds = {type(path).__name__ for path in paths} if isinstance(paths, list | tuple) else {type(video).__name__}
-        raise DataError(
-            f"Videos must be paths, VideoFeatures, VideoPixels or a FeatureStore, not {', '.join(sorted(kinds))}."
-        )
-    if not paths:
-        raise DataError("The list of videos is empty: name at least one.")
-    return list(paths)

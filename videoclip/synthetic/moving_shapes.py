@@ -19,7 +19,7 @@ import numpy as np
 from rich.progress import track
 
 from videoclip.data.manifest import Clip, write_manifest
-from videoclip.errors import DataError
+from videoclip.errors import DataError, writing
 from videoclip.files import make_folder, read_json, reading, replace_text
 from videoclip.synthetic.scenes import BACKGROUNDS, COLOURS, SHAPES, SIZES, Array, Frames, draw
 from videoclip.video.encode import write_video
@@ -142,24 +142,19 @@ def write_moving_shapes(folder: str | Path, seed: int = 0, counts: Counts | None
     folder, counts = Path(folder), counts or Counts()
     manifest, marker = (folder / name for name in (MANIFESTS[0], MARKER))
     wanted = {"version": VERSION, "seed": seed, **asdict(counts)}
-    made = _made_of(folder)
-    if manifest.exists() and made == {**wanted, "complete": True}:
+    if manifest.exists() and _made_of(folder) == {**wanted, "complete": True}:
         return manifest
-    if made is None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise DataError(
-            f"{folder} is not empty, and moving_shapes did not make what it contains: nothing is written there. "
-            "Choose another folder, or train on your own data with data.synthetic=null."
-        )
-
-    make_folder(folder)
+    _check_own(folder)
     replace_text(marker, json.dumps(wanted))  # first: an interrupted run must recognize its own folder
+
     clips, objects = list[Clip](), list[Clip]()
     total = counts.train + 2 * (counts.val + counts.test + counts.novel)
     for split, name, scene, twin in track(_videos(seed, counts), "writing videos", total=total):
         path = folder / split / f"{name}.mp4"
-        path.parent.mkdir(parents=True, exist_ok=True)
         pictures = render(scene.reversed())[::-1] if twin else render(scene)
-        write_video(path, pictures, FPS, options={"crf": "18", "preset": "veryfast"})
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_video(path, pictures, FPS, options={"crf": "18", "preset": "veryfast"})
         captions, label = _captions(scene, split, name, seed), scene.motion
         clips.append(Clip(id=f"{split}/{name}", path=path, captions=captions, split=split, label=label))
         if scene.colour == scene.after:
@@ -178,6 +173,16 @@ def seed_of(folder: str | Path) -> int | None:
     """
     made = _made_of(Path(folder))
     return int(made["seed"]) if made is not None and made["complete"] else None
+
+
+def _check_own(folder: Path) -> None:
+    """Refuse a folder with files that this module did not make; one that is missing is made."""
+    if _made_of(folder) is None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(
+            f"{folder} is not empty, and moving_shapes did not make what it contains: nothing is written there. "
+            "Choose another folder, or train on your own data with data.synthetic=null."
+        )
+    make_folder(folder)
 
 
 def _made_of(folder: Path) -> dict[str, Any] | None:

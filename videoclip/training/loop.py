@@ -18,7 +18,7 @@ from rich.progress import track
 
 from videoclip.config import ModelConfig, RunConfig
 from videoclip.data.manifest import Clip, read_manifest
-from videoclip.errors import DataError
+from videoclip.errors import DataError, printable
 from videoclip.features import TextFeatures
 from videoclip.model import (
     MAX_LOGIT_SCALE,
@@ -79,8 +79,8 @@ def train(
     accelerator.wait_for_everyone()  # until data are made, and until all have seen what the folder held
     with resumable():
         trainer = Trainer(config, run, accelerator)
-        if resume and accelerator.is_main_process:
-            print(f"{run.folder}: {trainer.progress.describe(trainer.batches.steps, config.train.epochs)}", flush=True)
+        if resume:
+            trainer.say_where()
         began = time.monotonic()
         trainer.fit()
         accelerator.wait_for_everyone()
@@ -118,6 +118,12 @@ class Trainer:
         self.optimizer = accelerator.prepare(optimizer)
         self.waited, self._saved = 0.0, time.monotonic()
 
+    def say_where(self) -> None:
+        """Print from where the run is resumed."""
+        if self.accelerator.is_main_process:
+            place = self.progress.describe(self.batches.steps, self.config.train.epochs)
+            print(f"{printable(str(self.run.folder))}: {place}", flush=True)
+
     def _restore(self, state: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
         """Put a checkpoint's values into everything that is trained."""
         load_trained(self.model, state["model"], str(self.run.folder / "state.pt"))
@@ -141,13 +147,16 @@ class Trainer:
             for step in track(left, title, disable=not self.accelerator.is_main_process, transient=True):
                 self.step(stream, step)
                 self.progress.step = step + 1
-                # Saving takes the main process alone, so its clock decides and no other needs to know.
-                due = (step + 1) % train.checkpoint_steps == 0 or time.monotonic() - self._saved >= SAVE_SECONDS
-                if due and step + 1 < steps:
+                if step + 1 < steps and self._is_due():
                     self._save()
             self._validate(steps)
             self.progress.epoch, self.progress.step = self.progress.epoch + 1, 0
             self._save()
+
+    def _is_due(self) -> bool:
+        """Whether to save now. Only the main process writes, so its clock alone decides, and no other needs to know."""
+        by_steps = self.progress.step % self.config.train.checkpoint_steps == 0
+        return by_steps or time.monotonic() - self._saved >= SAVE_SECONDS
 
     def report(self, seconds: float) -> dict[str, Any]:
         """Score the best epoch on the test splits and write the result."""
