@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from videoclip.cli import main
 from videoclip.data.join import join
 from videoclip.data.manifest import read_manifest
 from videoclip.data.readers import make_manifest
+from videoclip.errors import DataError
 
 
 def make(folder: Path, *names: str) -> Path:
@@ -137,3 +139,30 @@ def test_missing_clips_are_dropped_on_request(tmp_path: Path) -> None:
     made = make_manifest("csv", tmp_path / "t.csv", tmp_path / "v", tmp_path / "m.jsonl", drop_missing=True)
     assert [clip.id for clip in read_manifest(tmp_path / "m.jsonl")] == ["b.mp4"]
     assert made.missing == {"test": ["a.mp4"], "train": ["c.mp4"]}
+
+
+@pytest.mark.parametrize(
+    ("more", "said", "ids"),
+    [
+        ([], "1 of them have no video file, the first is 'a.mp4'", ["a.mp4", "b.mp4"]),
+        (["--drop-missing"], "1 others are left out, they have no video file, the first is 'a.mp4'", ["b.mp4"]),
+    ],
+)
+def test_the_command_counts_what_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], said: str, ids: list[str]
+) -> None:
+    make(tmp_path, "v/b.mp4")
+    (tmp_path / "t.csv").write_text("video,caption\na.mp4,x\nb.mp4,y\n")
+    options = {"annotations": "t.csv", "videos": "v", "out": "m.jsonl"}
+    arguments = [part for name, file in options.items() for part in (f"--{name}", str(tmp_path / file))]
+    assert main(["manifest", "csv", *arguments, *more]) == 0
+    assert said in capsys.readouterr().out
+    assert [clip.id for clip in read_manifest(tmp_path / "m.jsonl")] == ids
+
+
+def test_nothing_is_written_when_everything_is_missing(tmp_path: Path) -> None:
+    make(tmp_path, "v/b.mp4")
+    (tmp_path / "t.csv").write_text("video,caption\na.mp4,x\n")
+    with pytest.raises(DataError, match="no clip has a video file"):
+        make_manifest("csv", tmp_path / "t.csv", tmp_path / "v", tmp_path / "m.jsonl", drop_missing=True)
+    assert not (tmp_path / "m.jsonl").exists()

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from videoclip.data.remote import find_files, is_remote
 from videoclip.errors import DataError, printable
-from videoclip.files import read_lines, replace_text, to_json
+from videoclip.files import read_lines, reading, replace_text, to_json
 from videoclip.registry import unknown
 
 # What a folder scan offers to the decoder. Sound files are among them so that they are listed with a reason.
@@ -229,33 +229,40 @@ def scan(folder: Path) -> tuple[list[Path], Counter[str]]:
     Raises:
         DataError: the folder cannot be read.
     """
+    with reading(folder, "a folder of videos"):
+        os.scandir(folder).close()
+
     files: list[Path] = []
     others = Counter[str]()
     visited: set[tuple[int, int]] = set()
     real, linked = [folder], list[Path]()
     while real or linked:
         place = real.pop() if real else linked.pop(0)  # links last, so that a folder keeps its own name
-        try:
-            status = place.stat()
-            if (status.st_dev, status.st_ino) in visited:
-                others["(folder listed already)"] += 1
-                continue
-            visited.add((status.st_dev, status.st_ino))
-            entries = sorted(os.scandir(place), key=lambda entry: entry.name)
-        except OSError as error:
-            if place == folder:
-                raise DataError(f"{folder}: cannot be read ({error.strerror}).") from error
-            others["(folder that cannot be read)"] += 1
+        entries = _entries(place, visited)
+        if isinstance(entries, str):
+            others[entries] += 1
             continue
         for entry in entries:
-            path = place / entry.name
             if kind := _kind(entry):
                 others[kind] += 1
             elif entry.is_dir():
-                (linked if entry.is_symlink() else real).append(path)
+                (linked if entry.is_symlink() else real).append(place / entry.name)
             else:
-                files.append(path)
+                files.append(place / entry.name)
     return sorted(files), others
+
+
+def _entries(place: Path, visited: set[tuple[int, int]]) -> list[os.DirEntry[str]] | str:
+    """Return the entries of a folder by name, or say why it is not taken."""
+    try:
+        status = place.stat()
+        if (status.st_dev, status.st_ino) in visited:
+            return "(folder listed already)"
+        visited.add((status.st_dev, status.st_ino))
+        with os.scandir(place) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError:
+        return "(folder that cannot be read)"
 
 
 def _kind(entry: os.DirEntry[str]) -> str:
