@@ -44,12 +44,14 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     ],
     "vop_text": [{"prefix": 2, "suffix": 2}, {"prefix": 2, "suffix": 2, "place": "original"}],
 }
+# By default each tuning is tested in its first form; its others are slow.
 CASES = [
-    pytest.param(side, name, options, id=f"{side}-{name}-{number}")
+    pytest.param(side, name, options, id=f"{side}-{name}-{number}", marks=[pytest.mark.slow] if number else [])
     for name, tuning in components("tuning").items()
     for side in tuning.towers
     for number, options in enumerate(OPTIONS.get(name, [{}]))
 ]
+SAMPLED = ("image-st_adapter-0", "image-vop-0", "text-lora-0")  # whose precision is looked at by default
 WITHOUT_PARAMETERS = ("none", "token_shift")
 PARTS = {"token_selection": {"temporal": Component(name="token_transformer", options={"layers": 1})}}
 
@@ -61,7 +63,7 @@ def tuned(side: str, name: str, options: dict[str, Any], **parts: Any) -> VideoT
 
 @pytest.fixture(scope="module")
 def clips(shapes: Path) -> list[Clip]:
-    return of_split(read_manifest(shapes), "train", shapes)[:6]
+    return of_split(read_manifest(shapes), "train", shapes)[:4]
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +101,7 @@ def test_it_learns_what_it_declares_and_nothing_else(
     if parameters:
         optimizer = torch.optim.Adam(parameters, 1e-3)
         losses = []
-        for _ in range(8):
+        for _ in range(5):
             loss = loss_of(model, pixels, tokens)
             optimizer.zero_grad()
             loss.backward()
@@ -157,8 +159,8 @@ def test_padding_and_neighbours_change_nothing(
         torch.testing.assert_close(model.encode_pixels(short).frames, expected.frames[-1:, :2], atol=1e-4, rtol=1e-4)
         one = model.encode_pixels(VideoPixels(pixels.pixels[:1, :1], pixels.mask[:1, :1], pixels.seconds[:1, :1]))
         assert one.frames.shape == (1, 1, 128) and one.frames.isfinite().all()
-        back = model.encode_pixels(pixels[torch.tensor([4, 0])])
-        torch.testing.assert_close(back.frames, expected.frames[torch.tensor([4, 0])], atol=1e-4, rtol=1e-4)
+        back = model.encode_pixels(pixels[torch.tensor([2, 0])])
+        torch.testing.assert_close(back.frames, expected.frames[torch.tensor([2, 0])], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -182,7 +184,10 @@ def test_running_blocks_again_gives_the_same_gradients(
             torch.testing.assert_close(theirs[own].grad, parameter.grad, atol=1e-6, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("side", "name", "options"), CASES)
+@pytest.mark.parametrize(
+    ("side", "name", "options"),
+    [pytest.param(*case.values, id=case.id, marks=[] if case.id in SAMPLED else [pytest.mark.slow]) for case in CASES],
+)
 def test_mixed_precision(side: str, name: str, options: dict[str, Any], clips: list[Clip], pixels: VideoPixels) -> None:
     """Under autocast the logits are those of single precision up to bfloat16, and gradients are finite."""
     model = disturbed(tuned(side, name, options, **PARTS.get(name, {})))
