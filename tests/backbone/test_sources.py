@@ -104,14 +104,14 @@ def test_a_store_opens_its_backbone_with_its_own_transform(
 ) -> None:
     agreed = store_of(numbered_mp4, tmp_path / "agreed")
     other_tag(small)
-    assert default_model(agreed).backbone.fingerprint == agreed.recipe.backbone  # type: ignore[union-attr]
+    assert default_model(agreed, trust=True).backbone.fingerprint == agreed.recipe.backbone  # type: ignore[union-attr]
     with pytest.raises(AssertionError):
         store_of(numbered_mp4, tmp_path / "asked")
     assert "--mean R G B --std R G B --resize-mode" in capsys.readouterr().err
     options = ["--mean", "0", "0", "0", "--std", "1", "1", "1", "--resize-mode", "squash"]
     given = store_of(numbered_mp4, tmp_path / "given", *options)
     assert given.recipe.preprocess["mean"] == [0, 0, 0]
-    assert main(["search", str(given.folder), "a red circle"]) == 0
+    assert main(["search", str(given.folder), "a red circle", "--trust"]) == 0
 
 
 def test_a_store_without_a_transform_still_opens(small: dict[str, Any], numbered_mp4: Path, tmp_path: Path) -> None:
