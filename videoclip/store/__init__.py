@@ -92,7 +92,7 @@ class FeatureStore:
         return self.recipe.fingerprint
 
     @property
-    def backbone_spec(self) -> dict[str, str | None]:
+    def backbone_spec(self) -> dict[str, Any]:
         """Name and pretrained tag of the backbone, as given when the store was made."""
         return dict(self._backbone)
 

@@ -121,7 +121,7 @@ def create_description(folder: Path, recipe: Recipe, backbone: Mapping[str, str 
         )
 
 
-def read_description(folder: Path) -> tuple[Recipe, dict[str, str | None]]:
+def read_description(folder: Path) -> tuple[Recipe, dict[str, Any]]:
     """The recipe of a store, and the name and tag of its backbone.
 
     Raises:
