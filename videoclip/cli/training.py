@@ -143,9 +143,12 @@ def _relevance(args: argparse.Namespace, clips: Sequence[Clip], source: Source) 
     if args.relevance is None:
         return None
     with reading(args.relevance, "an array in a .npy file"):
-        array: np.ndarray = np.load(args.relevance, allow_pickle=False)
+        try:
+            array: np.ndarray = np.load(args.relevance, allow_pickle=False)
+        except ValueError:  # numpy's own message recommends to allow pickles
+            array = None  # type: ignore[assignment]
     if not isinstance(array, np.ndarray):
-        raise DataError(f"{args.relevance}: is an archive of arrays; save the one array with numpy.save.")
+        raise DataError(f"{args.relevance}: cannot be read as an array in a .npy file; write it with numpy.save.")
     scored = in_store(clips, source, args.allow_missing)
     try:
         check_relevance(array, (len(captions(scored)), len(scored)))
