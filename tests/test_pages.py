@@ -18,7 +18,8 @@ from videoclip.cli import LAST_RESORT, main
 from videoclip.compare import bakeoff, probe
 from videoclip.config import RunConfig, parse
 from videoclip.data.manifest import Clip, read_manifest
-from videoclip.errors import printable, printable_lines
+from videoclip.errors import StoreError, printable, printable_lines
+from videoclip.files import replace_text
 from videoclip.retrieval.report import Example, write_report
 from videoclip.training.card import model_card
 
@@ -138,7 +139,7 @@ def printing(args: object) -> None:
 
 
 def test_a_device_that_is_full(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    if not Path("/dev/full").exists():
+    if not Path("/dev/full").is_char_device():
         pytest.skip("no /dev/full on this system")
     with open("/dev/full", "w") as full:
         monkeypatch.setattr(sys, "stdout", full)
@@ -156,3 +157,18 @@ def test_a_reader_that_has_left(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
         monkeypatch.setattr(cli, "COMMANDS", {printing: lambda sub: None})
         assert main(["printing"]) == 141
     assert capsys.readouterr().err == ""
+
+
+def test_a_pipe_and_a_link_are_written_to_and_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    replace_text(tmp_path / "pipe", "text")
+    assert os.read(reader, 10) == b"text" and (tmp_path / "pipe").is_fifo()
+    os.close(reader)
+
+    (tmp_path / "file").write_text("old")
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    replace_text(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "file").read_text() == "new"
+    with pytest.raises(StoreError, match=r"Cannot write to .*Is a directory"):
+        replace_text(tmp_path, "text")
