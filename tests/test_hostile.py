@@ -58,10 +58,12 @@ ALWAYS = ("manifest", "store", "split", "head", "methods", "workers", "seeds", "
 SMALL = {"workers": "0", "seeds": "1", "shots": "1"}
 # Arguments that mean something else than others of the same name.
 INSTEAD = {("blend", "first"): "checkpoint", ("blend", "second"): "checkpoint", ("store", "source"): "arrays"}
-# Inputs that are right where they look wrong: any text may be a list of classes, prompts or captions; FFmpeg reads a
+# Inputs that are right where they look wrong: any text may be a list of classes, prompts or captions, and half of a
+# list of lines is one; FFmpeg reads a
 # picture as a video of one frame; a folder without videos makes a manifest whose clips are all missing.
 RIGHT = {
     *((name, kind) for name in ("bank", "classes", "templates") for kind in ("structure", "nested", "numbers", "nan")),
+    *((name, "truncated") for name in ("annotations", "bank", "classes", "qrels", "queries", "run", "templates")),
     *((name, "picture") for name in ("files", "path")),
     ("videos", "folder"),
 }

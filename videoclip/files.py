@@ -159,6 +159,12 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     Raises:
         VideoclipError: the file cannot be written.
     """
+    path = Path(os.path.realpath(path))  # a link stays a link
+    if path.exists() and not path.is_file():  # a device or a pipe, in whose place no file may come
+        with writing(path), path.open("wb") as file:
+            yield file
+        return
+
     temporary = path.with_name(f"{path.name}.tmp")
     with writing(path):
         try:

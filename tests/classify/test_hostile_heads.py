@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -109,10 +110,11 @@ def test_what_its_author_chose_is_loaded_only_with_trust(
 
 
 def test_a_store_that_names_a_folder_is_not_loaded_without_trust(shapes_store: FeatureStore, tmp_path: Path) -> None:
-    copy = FeatureStore(shapes_store.folder)
-    copy.backbone_spec = {"name": str(tmp_path), "pretrained": None}
+    store = shutil.copytree(shapes_store.folder, tmp_path / "store")
+    about = json.loads((store / "store.json").read_text())
+    (store / "store.json").write_text(json.dumps(about | {"backbone": {"name": str(tmp_path), "pretrained": None}}))
     with pytest.raises(BackboneError, match=r"would load .* Add --trust"):
-        plain_model(copy)
+        plain_model(FeatureStore(store))
 
 
 FIT = Fit("k", "gda", 1, 0, {"a": "b"}, None, 0.1, {}, None).__dict__
