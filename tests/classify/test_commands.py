@@ -68,6 +68,7 @@ def cheaply() -> list[str]:
     """Every method, with as little training as it takes."""
     few = dict.fromkeys(("coop", "eco", "pre", "prograd", "temporal_encoder"), "epochs=2")
     few |= {"upl": "runs=1,epochs=2", "grip": "rounds=2,epochs=6", "cocoop": "epochs=1"}
+    few |= dict.fromkeys(("ape", "tip_x"), "alpha_steps=5,beta_steps=20,gamma_steps=4")
     return [f"{name}:{few.get(name, '')}" for name in components("classifier")]
 
 
