@@ -70,7 +70,15 @@ def counts(clips: list[Clip]) -> dict[str, tuple[int, int]]:
     return {s: (n, sum(len(c.captions) for c in clips if c.split == s)) for s, n in videos.items()}
 
 
-@pytest.mark.parametrize(("reader", "where", "protocol", "expected"), REAL)
+def size(expected: dict[str, tuple[int, int]]) -> int:
+    """Count what a real file holds: its time to be read and written."""
+    return sum(clips + captions for clips, captions in expected.values())
+
+
+@pytest.mark.parametrize(
+    ("reader", "where", "protocol", "expected"),
+    [pytest.param(*case, marks=[pytest.mark.slow] if size(case[-1]) > 2500 else []) for case in REAL],
+)
 def test_real_files_have_the_counts_of_their_sources(
     shared: Path, tmp_path: Path, reader: str, where: str, protocol: str | None, expected: dict[str, tuple[int, int]]
 ) -> None:
