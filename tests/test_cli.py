@@ -137,7 +137,7 @@ def test_errors_are_one_sentence_and_exit_1(tmp_path: Path, capsys: pytest.Captu
     for arguments, expected in (
         (("search", tmp_path, "x"), "is not a feature store"),
         (("info", tmp_path / "absent.mp4"), "no such file"),
-        (("info", tmp_path), "is no feature store, training run or checkpoint"),
+        (("info", tmp_path), "is not a feature store, training run or checkpoint"),
         (("train", "demo/absent"), "no such file, and no shipped config"),
         (("train", "demo/lstm", "train.epoch=3"), "did you mean 'epochs'?"),
         (("cache", tmp_path, "--out", tmp_path / "s"), "holds no video file"),

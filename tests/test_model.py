@@ -67,9 +67,9 @@ def test_foreign_weights_are_listed_and_refused(model: vc.VideoTextModel, tmp_pa
     model.save(tmp_path)
     config = (tmp_path / "config.yaml").read_text().replace("lstm", "transformer")
     (tmp_path / "config.yaml").write_text(config)
-    with pytest.raises(CheckpointError, match="missing temporal.positions.weight.*left over temporal.lstm"):
+    with pytest.raises(CheckpointError, match="missing temporal.positions.weight.* and .* more"):
         load_model(tmp_path)
-    with pytest.raises(CheckpointError, match="no checkpoint"):
+    with pytest.raises(CheckpointError, match="is not a checkpoint"):
         load_model(tmp_path / "absent")
 
 
