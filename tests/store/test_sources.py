@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import numbered
+from tests.helpers.numbered import numbered
 from videoclip.backbone.openclip import OpenClip
 from videoclip.cli import main
 from videoclip.data.manifest import Clip, read_manifest

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from videoclip.backbone.openclip import _PlainTextTower
+from videoclip.backbone.text import PlainTextTower
 from videoclip.config import load_config
 from videoclip.model import build_head, build_tunings
 
@@ -26,7 +26,7 @@ class Shapes:
         with torch.device("meta"):
             clip: Any = open_clip.model.CLIP(**open_clip.get_model_config(name))
         self.width, self.spec, self.image_tower = clip.visual.output_dim, {"name": name}, clip.visual
-        self.text_tower: nn.Module = _PlainTextTower(clip)
+        self.text_tower: nn.Module = PlainTextTower(clip)
         self.tokenize = open_clip.get_tokenizer(name)
 
 

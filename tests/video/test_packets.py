@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.conftest import numbered, numbers_of
+from tests.helpers.numbered import numbered, numbers_of
 from videoclip.backbone.openclip import OpenClip
 from videoclip.data.manifest import Clip
 from videoclip.errors import DecodeError
