@@ -140,8 +140,8 @@ def test_errors_are_one_sentence_and_exit_1(tmp_path: Path, capsys: pytest.Captu
         (("info", tmp_path), "is not a feature store, training run or checkpoint"),
         (("train", "demo/absent"), "no such file, and no shipped config"),
         (("train", "demo/lstm", "train.epoch=3"), "did you mean 'epochs'?"),
-        (("cache", tmp_path, "--out", tmp_path / "s"), "holds no video file"),
-        (("cache", tmp_path, "--out", tmp_path / "s", "--model", "ViT-B32"), "holds no video file"),
+        (("cache", tmp_path, "--out", tmp_path / "s"), "contains no video file"),
+        (("cache", tmp_path, "--out", tmp_path / "s", "--model", "ViT-B32"), "contains no video file"),
     ):
         code, _, err = run(capsys, *arguments)
         assert code == 1 and expected in err and "Traceback" not in err

@@ -7,6 +7,7 @@ a number, a switch, a choice nor listed in ``TEXTS`` counts as one that names a 
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import os
 import pickle
@@ -95,7 +96,9 @@ EVERY = list(commands(cli._parser()))
 NUMBERS = {
     value
     for name, value in vars(arguments).items()
-    if getattr(value, "__module__", "") == arguments.__name__ and not name.startswith("_")
+    if getattr(value, "__module__", "") == arguments.__name__
+    and not name.startswith("_")
+    and list(inspect.signature(value).parameters) == ["text"]
 } - {arguments.folder}
 NUMERIC = [a for a in EVERY if a.action.type in NUMBERS]
 

@@ -274,7 +274,9 @@ def _plain(value: Any) -> Any:
 def build_model(config: ModelConfig, backbone: Backbone | None = None) -> VideoTextModel:
     """Build a model from its config; ``backbone`` serves when it is loaded already, and is tuned in place."""
     towers = backbone or create_backbone(**config.backbone.model_dump())
-    config = config.model_copy(update={"backbone": _with_transform(config.backbone, towers)})
+    # A checkpoint brings the image transform along that a file of weights was given.
+    chosen = BackboneConfig(**{**config.backbone.model_dump(), **chosen_transform(towers.spec)})
+    config = config.model_copy(update={"backbone": chosen})
     temporal, similarity = build_head(config, towers.width)
     clip = {name: tensor.detach() for name, tensor in towers.text_tower.state_dict().items()}
     projection = getattr(towers.image_tower, "proj", None)
@@ -285,11 +287,6 @@ def build_model(config: ModelConfig, backbone: Backbone | None = None) -> VideoT
     model = VideoTextModel(towers, temporal, similarity, config, image_tuning=image_tuning, text_tuning=text_tuning)
     model.pretrained = frozenset(pretrained)
     return model
-
-
-def _with_transform(config: BackboneConfig, backbone: Backbone) -> BackboneConfig:
-    """Write down the image transform that a file of weights was given, so that a checkpoint brings it along."""
-    return BackboneConfig(**{**config.model_dump(), **chosen_transform(backbone.spec)})
 
 
 def build_tunings(config: ModelConfig, backbone: Backbone) -> tuple[list[Tuning], list[Tuning]]:

@@ -251,7 +251,7 @@ def test_pixels_mixed_and_classified(
     out = ["--out", tmp_path / "h"]
     assert main(["classify", *map(str, fit + more + out)]) == 0
     film = labelled(read_manifest(shapes), "test", "")[0].path
-    assert main(["classify", "predict", str(film), "--head", str(tmp_path / "h"), "-k", "11"]) == 0
+    assert main(["classify", "predict", str(film), "--head", str(tmp_path / "h"), "-k", "11", "--trust"]) == 0
     shown = capsys.readouterr().out
     assert sum(line.startswith("  ") for line in shown.splitlines()) == 11
 

@@ -37,7 +37,7 @@ def picture(height: int, width: int) -> np.ndarray:
 
 def compare(frame: np.ndarray, config: PreprocessCfg, identical: float = 0.75) -> None:
     """Within 2 grey levels everywhere, and on the same level for a share of the pixels."""
-    mine = _preprocess(vars(config))
+    mine = _preprocess(vars(config), "x")
     reference = image_transform_v2(config, is_train=False)(Image.fromarray(frame))
     result = mine.normalize(mine(frame[None]))[0]
     assert result.shape == reference.shape
@@ -68,7 +68,7 @@ def test_equals_open_clip_on_real_frames(name: str) -> None:
 
 def test_a_clip_equals_its_frames() -> None:
     frames = numbered(5)
-    preprocess = _preprocess(vars(PreprocessCfg(size=48)))
+    preprocess = _preprocess(vars(PreprocessCfg(size=48)), "x")
     whole = preprocess(frames)
     assert whole.shape == (5, 3, 48, 48) and whole.dtype == torch.uint8
     assert all(torch.equal(whole[i], preprocess(frames[i : i + 1])[0]) for i in range(5))

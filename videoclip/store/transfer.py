@@ -167,6 +167,7 @@ def import_features(
             two files give one id, or there is not one time, ascending, for each frame.
     """
     folder, writer, recipe, known, added = Path(out), None, None, set[str](), set[str]()
+    make_folder(folder.parent)  # what cannot be written is said before anything is read
     try:
         for path, name, arrays in _arrays(Path(source)):
             frames = _as_dtype(path, _frames(path, arrays), dtype)

@@ -113,7 +113,7 @@ def _resized(source: tuple[int, int], size: tuple[int, int], mode: str) -> tuple
         short, long = size[0], int(size[0] * max(source) / min(source))
         return (short, long) if height <= width else (long, short)
     ratio = max(ratios) if mode == "longest" else min(ratios)
-    return round(height / ratio), round(width / ratio)
+    return max(1, round(height / ratio)), max(1, round(width / ratio))  # a very narrow picture keeps a line
 
 
 def _pad(pixels: Tensor, size: tuple[int, int], fill: int) -> Tensor:
