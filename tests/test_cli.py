@@ -35,6 +35,7 @@ def small_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_a_demo_of_another_seed_is_not_mixed_in(small_demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = run(capsys, "demo", "--out", small_demo, "--seed", 1)
     assert code == 1 and "holds a demo of seed 0; choose another --out for seed 1" in err

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -86,20 +87,28 @@ def test_json_keeps_every_text(value: dict[str, str]) -> None:
     assert json.loads(files.to_json(value).encode()) == value
 
 
+@pytest.fixture
+def short_folder() -> Iterator[str]:
+    """A folder whose sockets have short paths, unlike those of ``tmp_path``."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield folder
+
+
 def test_temporary_files_of_a_killed_process_go_with_the_next_start(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    short_folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script = (
         "from videoclip.store.produce import Producer; from videoclip.video import isolation;"
         "isolation.prepare(); print(flush=True); input()"
     )
-    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    root = Path(short_folder)
+    environment = {**os.environ, "TMPDIR": str(root)}
     command = [sys.executable, "-c", script]
     process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdout is not None
     process.stdout.readline()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    (held,) = tmp_path.iterdir()  # no pymp-* beside it
+    monkeypatch.setattr(tempfile, "tempdir", str(root))
+    (held,) = root.iterdir()  # no pymp-* beside it
     os.utime(held, (1, 1))
     scratch.scratch_folder.cache_clear()
     mine = scratch.scratch_folder()

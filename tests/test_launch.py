@@ -27,6 +27,7 @@ def test_other_processes_let_the_main_one_report(
     assert "no/such/config" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_two_processes_report_once(tmp_path: Path) -> None:
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
     places = [f"data.manifest={tmp_path / 'absent.jsonl'}", f"data.store={tmp_path / 'store'}"]

@@ -120,7 +120,14 @@ def test_losses(name: str, dtype: torch.dtype) -> None:
 
 
 # Those with convolutions or recurrent networks; the others compute as the towers do.
-@pytest.mark.parametrize("name", ["evl", "patch3d", "st_adapter", "stan", "ted_adapter", "vop"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "st_adapter",
+        "vop",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("evl", "patch3d", "stan", "ted_adapter")),
+    ],
+)
 def test_tunings(name: str) -> None:
     check_tuning(name)
 

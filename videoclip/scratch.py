@@ -16,7 +16,7 @@ from typing import IO
 if sys.platform != "win32":
     import fcntl
 
-PREFIX = "videoclip-scratch-"
+PREFIX = "videoclip-"  # short: the path of a socket inside may have 108 characters
 
 
 @functools.cache

@@ -25,6 +25,7 @@ def test_multiply_adds_are_those_counted_by_hand() -> None:
     assert lstm - count == pytest.approx(1000 * 12 * 8 * 64 * 64, rel=0.01)
 
 
+@pytest.mark.slow
 def test_a_measurement_tells_parameters_and_time() -> None:
     cost = measure(ModelConfig.model_validate({"temporal": "lstm", "similarity": "tokens", "frames": 4}), 32, words=8)
     assert cost.parameters == 8 * 32 * 32 + 8 * 32 + 2 * (32 * 32 + 32 + 32 + 1)

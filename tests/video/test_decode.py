@@ -330,7 +330,7 @@ def _open_and_measure(number_and_path: tuple[int, Path]) -> Iterator[tuple[int, 
     yield process.memory_info().rss, process.num_fds() if os.name == "posix" else 0
 
 
-@pytest.mark.parametrize("opens", [40, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("opens", [12, pytest.param(500, marks=pytest.mark.slow)])
 def test_many_opens_do_not_grow_a_worker(numbered_mp4: Path, opens: int) -> None:
     warm = min(60, opens // 2)  # opens after which a worker's memory has its size
     items = [(number, numbered_mp4) for number in range(warm + opens)]

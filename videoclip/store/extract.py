@@ -142,12 +142,9 @@ def cache_features(
             _show(sink.take(events), len(wanted), launch)
     cores = 0 if engine == "ray" else max(1, _workers(workers, len(clips)))
     summary = _summary(launch, sink, plan, time.monotonic() - began, cores, backbone)
-    if launch.rank == 0:  # now that all processes are done
-        if push_to:
-            check_target(folder, push_to)
-            push_shards(folder, sorted(folder.glob("*.idx")), push_to, launch.rank)
-        summary = replace(summary, vanished=len(FeatureStore(folder).vanished))
-    return summary
+    if push_to and launch.rank == 0:  # now that all processes are done
+        _push_whole(folder, push_to)
+    return replace(summary, vanished=len(FeatureStore(folder).vanished))
 
 
 def read_clips(backbone: Backbone, paths: Sequence[str | Path], frames: int) -> VideoFeatures:
@@ -357,6 +354,12 @@ def _workers(wanted: int | None, clips: int) -> int:
     if wanted is not None:
         return wanted
     return max(1, min(own_cores(), clips))
+
+
+def _push_whole(folder: Path, address: str) -> None:
+    """Copy everything that is not at the address yet."""
+    check_target(folder, address)
+    push_shards(folder, sorted(folder.glob("*.idx")), address, 0)
 
 
 def _array(tensor: Tensor) -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy as np
 from rich.progress import track
 
 from videoclip.errors import StoreError, VideoclipError, writing
-from videoclip.files import reading
+from videoclip.files import make_folder, reading
 from videoclip.store import FeatureStore
 from videoclip.store.recipe import DESCRIPTION, Recipe, create_description
 from videoclip.store.shards import Record, ShardWriter, not_finite
