@@ -54,6 +54,7 @@ def _without_seconds(text: str) -> dict[str, object]:
     }
 
 
+@pytest.mark.slow
 def test_the_demo_leaves_what_it_says(small_demo: Path) -> None:
     results = json.loads((small_demo / "results.json").read_text())
     names = [row["name"] for row in results["rows"]]

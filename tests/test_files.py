@@ -92,6 +92,7 @@ def short_folder() -> Iterator[str]:
     """A folder whose sockets have short paths, unlike those of ``tmp_path``."""
     with tempfile.TemporaryDirectory() as folder:
         yield folder
+    scratch.scratch_folder.cache_clear()  # what the test made of it is gone
 
 
 def test_temporary_files_of_a_killed_process_go_with_the_next_start(

@@ -69,7 +69,11 @@ def test_other_data_is_refused(base: Path, tmp_path: Path) -> None:
         bakeoff({"first": one, "second": other}, tmp_path)
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.stem)
+@pytest.mark.parametrize(
+    "config",
+    [pytest.param(c, marks=[] if number % 4 == 0 else [pytest.mark.slow]) for number, c in enumerate(CONFIGS)],
+    ids=lambda c: c.stem,
+)
 def test_every_published_config_trains(config: Path, base: Path, tmp_path: Path) -> None:
     """From the same store, with words through the live text tower where they are needed."""
     from videoclip.training.loop import train

@@ -30,6 +30,7 @@ class Shapes:
         self.tokenize = open_clip.get_tokenizer(name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"{c.parent.name}/{c.stem}")
 def test_headers_state_the_trained_parameters(config: Path) -> None:
     head = config.read_text().split("data:\n")[0]
