@@ -37,11 +37,14 @@ def cache(args: argparse.Namespace) -> int:
     prepare()  # before anything heavy is imported here
     from videoclip.backbone import create_backbone
     from videoclip.data.manifest import read_manifest
+    from videoclip.errors import DataError
     from videoclip.store.extract import Extras, cache_features
     from videoclip.store.launch import join_launch
     from videoclip.video.clip import FrameChoice
 
     launch, clips = join_launch(), read_manifest(args.source)
+    if not clips:
+        raise DataError(f"{args.source}: contains no clip.")
     done = cache_features(
         clips,
         args.out,

@@ -11,6 +11,7 @@ from videoclip.errors import printable
 
 def rerank(args: argparse.Namespace) -> None:
     """Re-rank an initial run with CLIP's best frame."""
+    from videoclip.errors import DataError
     from videoclip.files import make_folder
     from videoclip.retrieval.rerank import rerank as run_reranking
     from videoclip.retrieval.runs import TIES, read_qrels, read_queries, read_run, run_metrics, write_run
@@ -18,6 +19,9 @@ def rerank(args: argparse.Namespace) -> None:
 
     store, before, queries = FeatureStore(args.store), read_run(args.run), read_queries(args.queries)
     qrels = read_qrels(args.qrels) if args.qrels else None
+    for path, content in ((args.run, before), (args.queries, queries), (args.qrels, qrels)):
+        if content is not None and not content:
+            raise DataError(f"{path}: contains no query.")
     old = run_metrics(before, qrels) if qrels is not None else {}  # every input is checked before the work
     make_folder(args.out.parent)
     backbone = store.open_backbone(args.trust, "auto")

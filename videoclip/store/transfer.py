@@ -280,7 +280,10 @@ def _members(path: Path, suffixes: Sequence[str]) -> Iterator[tuple[str, bytes]]
 def _load(path: str, suffix: str, content: bytes) -> dict[str, Array]:
     with reading(path, "an array of numbers", StoreError):
         loaded: Any = np.load(io.BytesIO(content), allow_pickle=False)
-        return {"features": loaded} if suffix == ".npy" else dict(loaded)
+        arrays = {"features": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
+        if not all(isinstance(array, np.ndarray) for array in arrays.values()):  # any .zip opens as an .npz
+            raise ValueError(f"contains {', '.join(arrays)}")
+        return arrays
 
 
 def _frames(path: str, arrays: Mapping[str, Array]) -> Array:

@@ -87,6 +87,8 @@ def make_manifest(
     for path in (annotations, videos):
         if not os.path.exists(path):  # unlike Path.exists, False for names that no system takes
             raise DataError(f"{path}: there is no such file or folder.")
+    if not os.path.isdir(videos):
+        raise DataError(f"{videos}: is not a folder; --videos names the folder of the video files.")
     annotations, folder = Path(annotations), Path(videos).resolve()
     card, checked = _card(reader, protocol), protocol != "custom"
     present, notes = _present(card, annotations, splits)
@@ -94,6 +96,8 @@ def make_manifest(
         module = importlib.import_module(f"{__name__}.{reader}")
         clips = module.read(annotations, present)
         notes += module.notes(annotations) if hasattr(module, "notes") else []
+    if not clips:
+        raise DataError(f"{annotations}: no clip was read.")
     clips, numbers = _named(clips, _class_list(annotations, classes or card.classes), annotations)
     clips = _grouped(clips, group)
     notes += numbers + _checked(clips, present, card, annotations, checked)
@@ -215,7 +219,7 @@ def _written(clips: Sequence[Clip], folder: Path, out: Path, made: Made, drop_mi
             kept.append(clip.model_copy(update={"path": joined.path}))
             made.clips.setdefault(clip.split, []).append(kept[-1])
     if not kept:
-        raise DataError(f"{out}: nothing to write, no clip {'has a video file' if clips else 'was read'}.")
+        raise DataError(f"{out}: nothing to write, no clip has a video file.")
 
     made.notes += _doubts("fit several files and count as missing", [(c, j.rivals) for c, j in lost], folder)
     elsewhere = [(c, j.namesakes) for c, j in lost if not j.rivals]
