@@ -30,15 +30,9 @@ NO_DATA = "data outside the repository"
 left_out = pytest.StashKey[dict[str, int]]()
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what runs only when chosen, by ``-m`` or by naming the very test; skip GPU tests without a GPU.
-
-    A file's tests go to one worker, and those that share the two training processes as well.
-    """
+    """Leave out what runs only when chosen, by ``-m`` or by naming the very test; skip GPU tests without a GPU."""
     for item in items:
-        shares = "of_two" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("two" if shares else item.nodeid.partition("::")[0]))
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs a GPU"))
 

@@ -67,6 +67,7 @@ RIGHT = {
     *((name, "truncated") for name in ("annotations", "bank", "classes", "qrels", "queries", "run", "templates")),
     *((name, "picture") for name in ("files", "path")),
     ("videos", "folder"),
+    ("videos", "truncated"),  # names are joined, nothing is decoded
 }
 
 

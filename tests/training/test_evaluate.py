@@ -75,6 +75,7 @@ def one_of_two(rank: int) -> dict[str, Gradients]:
         return {"evaluation": evaluated(backbone, Path(folder))}
 
 
+@pytest.mark.slow
 def test_each_of_two_processes_finds_what_one_finds(of_two: OfTwo, tiny: OpenClip, tmp_path: Path) -> None:
     expected = evaluated(tiny, tmp_path)
     for found in of_two[__name__]:

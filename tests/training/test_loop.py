@@ -189,6 +189,7 @@ def one_of_two(rank: int, config: RunConfig, out: Path) -> dict[str, dict[str, t
     return {"run": {"losses": torch.tensor(losses(out)), "texts": torch.tensor(report["test"]["test"]["texts"])}}
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_losses_of_one(of_two: OfTwo, uninterrupted: Path) -> None:
     found = of_two[__name__][0]["run"]
     assert found["losses"].tolist() == pytest.approx(losses(uninterrupted), rel=2e-3)

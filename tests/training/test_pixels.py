@@ -210,6 +210,7 @@ def one_of_two(rank: int) -> dict[str, Gradients]:
     return {name: family_gradients(name, family_batch(name)[mine]) for name in FAMILIES}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_two_processes_give_the_gradients_of_one(name: str, of_two: OfTwo) -> None:
     expected = family_gradients(name, family_batch(name))

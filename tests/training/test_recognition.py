@@ -89,6 +89,7 @@ def one_of_two(rank: int) -> dict[str, Gradients]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_two_processes_give_the_gradients_of_one(name: str, of_two: OfTwo, tiny: OpenClip) -> None:
     module = task(name).double()
