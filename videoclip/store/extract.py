@@ -144,7 +144,7 @@ def cache_features(
     summary = _summary(launch, sink, plan, time.monotonic() - began, cores, backbone)
     if push_to and launch.rank == 0:  # now that all processes are done
         _push_whole(folder, push_to)
-    return replace(summary, vanished=len(FeatureStore(folder).vanished))
+    return replace(summary, vanished=0 if launch.rank else len(FeatureStore(folder).vanished))
 
 
 def read_clips(backbone: Backbone, paths: Sequence[str | Path], frames: int) -> VideoFeatures:
